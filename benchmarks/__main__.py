@@ -1,0 +1,73 @@
+"""`python -m benchmarks`."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TextIO
+
+import click
+from rich.console import Console
+
+from benchmarks.memory import WORKERS, measure_memory, memory_target
+from benchmarks.report import MemoryResult, Result, SpeedResult, targets_table
+from benchmarks.throughput import CASES, FULL, QUICK, Scale
+from penstock.demo.cases import LOADERS
+from penstock.demo.measure import Spread, measure, passes
+from penstock.demo.progress import Phase, phases
+from penstock.demo.record import environment
+
+MEMORY = "memory"
+WIDTH = 110  # columns that the widest table needs
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="Shorter and fewer passes: rough figures.")
+@click.option("--json", "figures", type=click.File("w", lazy=False), help="Write all figures here.")
+@click.option(
+    "--case",
+    "names",
+    multiple=True,
+    type=click.Choice([*CASES, MEMORY]),
+    help="Run only this case; may be given several times.",
+)
+def main(quick: bool, figures: TextIO | None, names: tuple[str, ...]) -> None:
+    """Measure Penstock beside torch's DataLoader, and show the targets of the project."""
+    scale = QUICK if quick else FULL
+    with TemporaryDirectory(prefix="penstock-benchmarks-") as folder, phases() as phase:
+        results = [
+            _memory(scale, phase) if name == MEMORY else _speed(name, scale, Path(folder), phase)
+            for name in names or [*CASES, MEMORY]
+        ]
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    for result in results:
+        console.print(result.table())
+    console.print(targets_table(results))
+    if figures is not None:
+        cases = {result.name: result.data() for result in results}
+        json.dump({**environment(), "quick": quick, "cases": cases}, figures, indent=2)
+
+
+def _speed(name: str, scale: Scale, folder: Path, phase: Phase) -> Result:
+    """Measure one of the cases of speed."""
+    case = CASES[name](scale, folder / "images")
+    advance = phase(case.title, passes(case.contenders, scale.rounds))
+    rows = measure(case.contenders, scale.rounds, advance)
+    return SpeedResult(case.name, case.title, rows, case.targets(rows))
+
+
+def _memory(scale: Scale, phase: Phase) -> Result:
+    """Measure the memory of both loaders, in turn."""
+    title = f"Memory of {WORKERS} workers over a list of {scale.paths:,} paths"
+    advance = phase(title, scale.rounds * len(LOADERS))
+    found: dict[str, list[int]] = {loader: [] for loader in LOADERS}
+    for _ in range(scale.rounds):
+        for loader, figures in found.items():
+            figures.append(measure_memory(loader, scale.paths))
+            advance()
+    target = memory_target(Spread.of(found["penstock"]), Spread.of(found["torch"]))
+    return MemoryResult(title, found, [target])
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,71 @@
+"""A figure beside what it should be. Nothing is asserted: a figure may miss its target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.demo.advice import best, ratio
+from penstock.demo.cases import LOADERS
+from penstock.demo.measure import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A ratio, and the bound that it should keep; without a bound it is there to be known."""
+
+    what: str
+    figure: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the figure keeps its bounds; None where there are none."""
+        if self.at_least is not None:
+            return self.figure >= self.at_least
+        if self.at_most is not None:
+            return self.figure <= self.at_most
+        return None
+
+
+def row(rows: Sequence[Summary], loader: str, workers: int) -> Summary:
+    """The one row of this loader with so many workers."""
+    return next(each for each in rows if (each.loader, each.workers) == (loader, workers))
+
+
+def image_targets(rows: Sequence[Summary], goal: float) -> list[Target]:
+    """Against torch's best number of workers, and against processes without any loader."""
+    ours, theirs, alone = row(rows, "penstock", 2), best(rows, "torch"), row(rows, "dataset[i]", 1)
+    share = ratio(ours, alone) / 2
+    pair = ratio(ours, row(rows, "dataset[i]", 2))
+    return [
+        Target("Penstock, 2 workers, to torch's best", ratio(ours, theirs), goal),
+        Target("Penstock's best to torch's best", ratio(best(rows, "penstock"), theirs)),
+        Target("Penstock, 2 workers, to twice one bare process", share, 0.9),
+        Target("Penstock, 2 workers, to two bare processes", pair),
+        *first_batch_targets(rows),
+    ]
+
+
+def pair_targets(rows: Sequence[Summary], goal: float) -> list[Target]:
+    """Against torch, both with two workers."""
+    gain = ratio(row(rows, "penstock", 2), row(rows, "torch", 2))
+    return [
+        Target("Penstock to torch, 2 workers each", gain, goal),
+        *first_batch_targets(rows),
+    ]
+
+
+def first_batch_targets(rows: Sequence[Summary]) -> list[Target]:
+    """Time to first batch against torch's, for each number of workers that both have."""
+    counts = {
+        loader: {each.workers for each in rows if each.loader == loader} for loader in LOADERS
+    }
+    return [
+        Target(
+            f"time to first batch, {workers} workers: Penstock's to torch's",
+            row(rows, "penstock", workers).first_batch.median
+            / row(rows, "torch", workers).first_batch.median,
+            at_most=1.0,
+        )
+        for workers in sorted(counts["torch"] & counts["penstock"])
+    ]

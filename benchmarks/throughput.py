@@ -1,0 +1,95 @@
+"""The four cases of speed: what each loads, with how many workers, and against which targets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bare import bare
+from benchmarks.datasets import ByteImages, FloatImages, TinyTensors
+from benchmarks.targets import Target, image_targets, pair_targets
+from penstock.demo.cases import LOADERS, SimpleDataset
+from penstock.demo.images import Recipe, make_images
+from penstock.demo.measure import Contender, Summary, contender
+
+IMAGES = Recipe(count=256, spread=0, png_every=0, truncated=0, empty=0)  # 500x375 JPEG
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done."""
+
+    rounds: int  # passes that count, of each contender
+    images: int  # samples in a pass
+    tiny: int
+    cheap: int
+    paths: int  # in the list whose memory is measured
+
+
+FULL = Scale(rounds=5, images=1536, tiny=1280, cheap=50_000, paths=1_000_000)
+QUICK = Scale(rounds=2, images=512, tiny=320, cheap=10_000, paths=200_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One dataset with all that is run over it."""
+
+    name: str
+    title: str
+    contenders: list[Contender]
+    targets: Callable[[Sequence[Summary]], list[Target]]
+
+
+def pil_case(scale: Scale, folder: Path) -> Case:
+    """ImageNet's usual pipeline."""
+    dataset = FloatImages(_images(folder, scale.images))
+    return _image_case("pil", "JPEG by Pillow to float32, batch 64", dataset, 1.35)
+
+
+def uint8_case(scale: Scale, folder: Path) -> Case:
+    """The same in uint8."""
+    dataset = ByteImages(_images(folder, scale.images))
+    return _image_case("uint8", "JPEG by torchvision to uint8, batch 64", dataset, 1.2)
+
+
+def tiny_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+    """Many small tensors in a sample."""
+    options = {"dataset": TinyTensors(scale.tiny), "batch_size": 16, "shuffle": True}
+    return _pair_case("tiny", "200 tensors of 4 a sample, batch 16", options, 8.0)
+
+
+def cheap_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+    """Samples that cost next to nothing."""
+    options = {"dataset": SimpleDataset(scale.cheap), "batch_size": 32, "shuffle": True}
+    return _pair_case("cheap", "100 floats a sample, batch 32", options, 3.0)
+
+
+CASES = {"pil": pil_case, "uint8": uint8_case, "tiny": tiny_case, "cheap": cheap_case}
+
+
+def _image_case(name: str, title: str, dataset: Any, goal: float) -> Case:
+    """Several numbers of workers, and processes without a loader."""
+    options = {"dataset": dataset, "batch_size": 64, "shuffle": True}
+    contenders = [
+        *(_contender("torch", workers, options) for workers in (1, 2, 3)),
+        *(_contender("penstock", workers, options) for workers in (2, 3)),
+        *(bare(dataset, 64, processes) for processes in (1, 2)),
+    ]
+    return Case(name, title, contenders, lambda rows: image_targets(rows, goal))
+
+
+def _pair_case(name: str, title: str, options: dict[str, Any], goal: float) -> Case:
+    """Both loaders without workers and with two."""
+    contenders = [_contender(loader, workers, options) for workers in (0, 2) for loader in LOADERS]
+    return Case(name, title, contenders, lambda rows: pair_targets(rows, goal))
+
+
+def _images(folder: Path, samples: int) -> list[Path]:
+    """So many paths: the same files over and over."""
+    paths = sorted(folder.iterdir()) if folder.exists() else make_images(folder, IMAGES)
+    return [paths[place % len(paths)] for place in range(samples)]
+
+
+def _contender(loader: str, workers: int, options: dict[str, Any]) -> Contender:
+    """One of the two loaders."""
+    return contender(LOADERS[loader], loader, workers, options)

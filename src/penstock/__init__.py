@@ -1,0 +1,33 @@
+"""Penstock keeps PyTorch models fed: `DataLoader` is a drop-in for torch's.
+
+The exceptions are in `penstock.errors`.
+"""
+
+from penstock._version import __version__
+from penstock.errors import (
+    BatchNotSendableError,
+    BatchTimeoutError,
+    BatchTooLargeError,
+    ClosedError,
+    DatasetNotSendableError,
+    PenstockError,
+    WorkerDiedError,
+    WorkerError,
+)
+from penstock.loader import DataLoader
+from penstock.stats import Stats, WorkerStats
+
+__all__ = [
+    "BatchNotSendableError",
+    "BatchTimeoutError",
+    "BatchTooLargeError",
+    "ClosedError",
+    "DataLoader",
+    "DatasetNotSendableError",
+    "PenstockError",
+    "Stats",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerStats",
+    "__version__",
+]

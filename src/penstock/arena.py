@@ -1,0 +1,295 @@
+"""The shared memory in which batches are put together, and who may touch which part of it when.
+
+One anonymous file (``memfd_create``), sparse and far larger than the machine, is mapped once in every
+process that works on it; so it costs one descriptor and one mapping a process, whatever the number of
+batches. It is divided into spans of equal size. Span 0 holds the control words; every other span is a
+*slot*, room for one batch, of which only what was reserved takes memory. Nothing of it is seen in
+/dev/shm, counts against that file system's size, or outlives the processes.
+
+Contract
+--------
+- `Arena` belongs to the main process: it alone says which slot is whose. A slot is *free*, or
+  *acquired* (tasks may write into it), or *leased* (a batch in the user's hands views it).
+      acquire: free -> acquired      lease: acquired -> leased
+      release: acquired -> free      the last view of a leased slot dies: leased -> free
+- That last step happens wherever the garbage collector runs it, in any thread and in the middle of
+  any other call: it does nothing but append to a deque, which takes no lock.
+- `Memory` is what a worker has of it. A worker writes only into the slot, and the rows of it, that its
+  task names, after it reserved them; two workers may reserve and write one slot at once.
+- Reserving (``posix_fallocate``) is where lack of memory shows, as `BatchTooLargeError`, instead of as a
+  SIGBUS at some later write.
+- No call here waits for another process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import weakref
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import BatchTooLargeError
+from penstock.machine import available_memory
+
+Bytes = NDArray[np.uint8]
+
+PAGE = mmap.PAGESIZE
+ADDRESS_SPACE = 1 << 44
+"""16 TB, an eighth of what a 64-bit process can address; less where that can't be mapped."""
+MAX_SPAN = 1 << 34
+"""16 GB: no batch may be larger."""
+MAX_SLOTS = 4096
+BUDGET_SHARE = 0.25
+"""The part of the free memory that the slots may take, all together."""
+ASK_FIRST = 64 << 20
+"""Before growing a slot by more than this many bytes, see whether they are there."""
+ALIGN = 64
+"""Every tensor in a slot starts at a multiple of this (a cache line)."""
+
+NOTE_WORDS = 8
+"""64-bit words of control memory for a worker, so that no two share a cache line."""
+CONTROL_BYTES = PAGE * 16
+MAX_WORKERS = CONTROL_BYTES // (8 * NOTE_WORDS) - 1
+
+
+def aligned(count: int) -> int:
+    """`count` rounded up to a multiple of `ALIGN`."""
+    return -(-count // ALIGN) * ALIGN
+
+
+def _map_shared(fd: int, nbytes: int) -> mmap.mmap:
+    """Map the file; where Python lets us, without the second descriptor that ``mmap`` keeps."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, nbytes, trackfd=False)
+    return mmap.mmap(fd, nbytes)
+
+
+class Memory:
+    """A process's mapping of the arena.
+
+    Attributes:
+        fd: the descriptor of the anonymous file.
+        span: bytes of address space for each slot.
+        control: int64 words, shared; word 0 is the generation, then `NOTE_WORDS` for each worker.
+    """
+
+    def __init__(self, fd: int, span: int) -> None:
+        self.fd, self.span = fd, span
+        self._owner = os.getpid()
+        self._map = _map_shared(fd, os.fstat(fd).st_size)
+        self._close = weakref.finalize(self, os.close, fd)
+        if hasattr(mmap, "MADV_DONTDUMP"):
+            self._map.madvise(mmap.MADV_DONTDUMP)
+        self._bytes: Bytes = np.frombuffer(self._map, dtype=np.uint8)
+        self.control = memoryview(self._map)[:CONTROL_BYTES].cast("q")
+        self._reserved: dict[int, int] = {}
+
+    def slot(self, slot: int, nbytes: int) -> Bytes:
+        """The first `nbytes` bytes of a slot; writing past what is reserved may end in SIGBUS."""
+        start = (slot + 1) * self.span
+        return self._bytes[start : start + nbytes]
+
+    def reserve(self, slot: int, nbytes: int) -> Bytes:
+        """Make sure of memory for the first `nbytes` of a slot, and return them.
+
+        Raises:
+            BatchTooLargeError: if a slot can't be that large, or there isn't that much memory.
+        """
+        known = self._reserved.get(slot, 0)
+        if nbytes > known:
+            self._grow(slot, known, nbytes)
+            self._reserved[slot] = nbytes
+        return self.slot(slot, nbytes)
+
+    def _grow(self, slot: int, known: int, nbytes: int) -> None:
+        if nbytes > self.span:
+            raise BatchTooLargeError(nbytes, self.span, "one batch may have")
+        if nbytes - known > ASK_FIRST and nbytes - known > (free := available_memory()):
+            raise BatchTooLargeError(nbytes, free, "the memory left is")
+        start = (slot + 1) * self.span
+        try:
+            os.posix_fallocate(self.fd, start + known, nbytes - known)
+        except OSError as error:
+            raise BatchTooLargeError(nbytes, available_memory(), "the memory left is") from error
+
+    def own_view(self, slot: int, nbytes: int) -> Bytes:
+        """As `slot`, but an array that its slices keep alive (numpy's base of a slice is it)."""
+        return np.frombuffer(self._map, np.uint8, nbytes, (slot + 1) * self.span)
+
+    def give_back(self, slot: int) -> None:
+        """Return a slot's memory to the system; what was written there is gone.
+
+        In a process forked from the one that made this mapping, where the slot may still be of use to
+        the other, it does nothing.
+        """
+        if os.getpid() != self._owner:
+            return
+        self._map.madvise(mmap.MADV_REMOVE, (slot + 1) * self.span, self.span)
+        self._reserved.pop(slot, None)
+
+    def forget_reserved(self) -> None:
+        """The main process may have given memory back: reserve anew from here on."""
+        self._reserved.clear()
+
+    def close(self) -> None:
+        """Close the descriptor; the mapping goes with the last array that views it."""
+        self._close()
+
+
+class Notes:
+    """What a worker says of itself while it works, in control words that outlive it.
+
+    The worker writes, the main process reads; a note is three words and may be read half new, which
+    matters to nobody, as only a dead or a stuck worker's note is read.
+    """
+
+    def __init__(self, memory: Memory, worker: int) -> None:
+        self._words = memory.control
+        self._at = NOTE_WORDS * (worker + 1)
+
+    def sample(self, batch: int, position: int) -> None:
+        self._words[self._at + 1] = batch
+        self._words[self._at] = position + 1
+
+    def clear(self) -> None:
+        self._words[self._at] = 0
+
+    def read(self) -> tuple[int, int] | None:
+        """(batch, position in the batch) of the sample in hand, or None."""
+        position = self._words[self._at]
+        return (self._words[self._at + 1], position - 1) if position else None
+
+
+class Arena:
+    """The main process's side: slots, leases and the budget.
+
+    `budget` is in bytes; the default is `BUDGET_SHARE` of the memory that is available now.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = int(available_memory() * BUDGET_SHARE) if budget is None else budget
+        span = min(MAX_SPAN, 1 << max(PAGE, self.budget).bit_length())
+        self.memory, self._max_slots = _map_largest(span)
+        self.made = 0
+        self._free: deque[int] = deque()
+        self._freed: deque[int] = deque()
+        self._batch_bytes = PAGE
+        self._closed = False
+
+    @property
+    def generation(self) -> int:
+        """The epoch that workers work for; they drop the tasks of any other."""
+        return self.memory.control[0]
+
+    @generation.setter
+    def generation(self, value: int) -> None:
+        self.memory.control[0] = value
+
+    @property
+    def in_use(self) -> int:
+        """Slots acquired or leased."""
+        return self.made - len(self._free) - len(self._freed)
+
+    def room(self) -> int:
+        """How many more slots could be acquired now within the budget."""
+        self._collect()
+        affordable = min(self._max_slots, self.budget // self._batch_bytes)
+        return len(self._free) + max(0, affordable - self.made)
+
+    def acquire(self, beyond_budget: bool = False) -> int | None:
+        """A free slot, the one used last if there are several; None if the budget allows none."""
+        if self.room() <= 0 and not (beyond_budget and self.made < self._max_slots):
+            return None
+        if self._free:
+            return self._free.pop()
+        self.made += 1
+        return self.made - 1
+
+    def release(self, slot: int) -> None:
+        """Give up an acquired slot. No task may write into it any more."""
+        self._free.append(slot)
+
+    def lease(self, slot: int, nbytes: int) -> Bytes:
+        """The first `nbytes` of an acquired slot; it is free again once nothing views them."""
+        self._batch_bytes = max(self._batch_bytes, nbytes)
+        view = self.memory.own_view(slot, nbytes)
+        weakref.finalize(view, self._view_died, slot).atexit = False
+        return view
+
+    def take_copy(self, slot: int, nbytes: int) -> Bytes:
+        """A private copy of the first `nbytes` of an acquired slot, which is free at once."""
+        self._batch_bytes = max(self._batch_bytes, nbytes)
+        copy = self.memory.slot(slot, nbytes).copy()
+        self.release(slot)
+        return copy
+
+    def trim(self, keep: int) -> None:
+        """Return the memory of all free slots but `keep` to the system; no worker may be at work."""
+        self._collect()
+        for slot in list(self._free)[: max(0, len(self._free) - keep)]:
+            self.memory.give_back(slot)
+
+    def close(self) -> None:
+        """Let go of everything that no batch views; the rest goes as its batches do."""
+        if self._closed:
+            return
+        self._closed = True
+        self.trim(keep=0)
+        self.memory.close()
+
+    def _collect(self) -> None:
+        while self._freed:
+            self._free.append(self._freed.popleft())
+
+    def _view_died(self, slot: int) -> None:
+        self._freed.append(slot)
+        if self._closed:
+            self.memory.give_back(slot)
+
+
+def _map_largest(span: int) -> tuple[Memory, int]:
+    """A new anonymous file with as many spans as can be mapped, and the number of slots in it."""
+    slots = min(MAX_SLOTS, ADDRESS_SPACE // span - 1)
+    while True:
+        fd = os.memfd_create("penstock", os.MFD_CLOEXEC)
+        os.ftruncate(fd, (slots + 1) * span)
+        try:
+            memory = Memory(fd, span)
+        except OSError:  # address space is limited: by the processor or by `ulimit -v`
+            os.close(fd)
+            if slots <= 8:
+                raise
+            slots //= 2
+        else:
+            os.posix_fallocate(fd, 0, CONTROL_BYTES)
+            return memory, slots
+
+
+class ArenaPool:
+    """Keeps the arenas that no iterator uses, with their warm pages, for the next one.
+
+    Shared by a loader and its iterators, and closed when the last of them is gone.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[Arena] = []
+        weakref.finalize(self, _close_all, self._idle).atexit = False
+
+    def take(self) -> Arena:
+        return self._idle.pop() if self._idle else Arena()
+
+    def give(self, arena: Arena) -> None:
+        """Put back an arena that no worker has mapped any more."""
+        self._idle.append(arena)
+
+    def close(self) -> None:
+        _close_all(self._idle)
+
+
+def _close_all(arenas: list[Arena]) -> None:
+    while arenas:
+        arenas.pop().close()

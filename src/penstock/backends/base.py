@@ -1,0 +1,152 @@
+"""The contract of a backend.
+
+A backend runs tasks and reports what came of them; it neither orders results nor judges them.
+
+Who calls, and when it may block
+--------------------------------
+- All calls come from one thread of one process, that which drives the loader by ``next()``.
+- `submit` hands over a task and never waits: not for the worker to read it, nor for anything else.
+- `wait` is the only call that blocks. It ends with the first event, or after `timeout` seconds, or by an
+  exception of a signal handler (Ctrl-C), after which every call is still allowed. Every submitted task
+  ends in exactly one `Done`, unless a `Died` names it as lost.
+- `close` may be called in any state, any number of times. It returns when no process of the backend is
+  left, by the stop ladder below; that takes no longer than the sample in hand, and at most
+  ``2 * GRACE_S + KILL_S`` however user code behaves.
+- Before `close` returned, a slot that a submitted task names may be written to at any time.
+
+States: NEW -> OPEN -> CLOSED; `Died` of the template process alone leads from OPEN to CLOSED as well.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from penstock.errors import ClosedError
+from penstock.fetch import Outcome, Timing
+from penstock.plan import Task
+
+GRACE_S = 1.0
+"""How long a worker may take to end the sample in hand, and then to answer SIGTERM; in seconds."""
+KILL_S = 5.0
+"""How long the kernel may take to end a process after SIGKILL; in seconds."""
+
+
+class State(enum.Enum):
+    NEW = "not started yet"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task ended."""
+
+    worker: int
+    batch: int
+    offset: int
+    generation: int
+    samples: int
+    outcome: Outcome
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A worker ended without being asked to.
+
+    Attributes:
+        worker: its number; None for the template process, without which the backend is closed.
+        sample: (batch, position in the batch) of the sample in hand, None between samples.
+        lost: the tasks that it had been given and that will not be done.
+    """
+
+    worker: int | None
+    pid: int
+    exitcode: int | None
+    sample: tuple[int, int] | None
+    lost: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A worker that has tasks, and the (batch, position) of the sample it is on."""
+
+    worker: int
+    pid: int
+    sample: tuple[int, int] | None
+
+
+Event = Done | Died
+
+
+class Backend(ABC):
+    """See the contract above.
+
+    Attributes:
+        workers: how many tasks can run at once.
+    """
+
+    workers: int
+
+    def __init__(self) -> None:
+        self._state = State.NEW
+        self._owner = os.getpid()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def usable_here(self) -> bool:
+        """False in a process forked from the one that made this backend."""
+        return os.getpid() == self._owner
+
+    def require_open(self) -> None:
+        """Raise `ClosedError` unless tasks can be submitted."""
+        if not self.usable_here:
+            raise ClosedError(
+                "this iterator belongs to the process that made it, not to a child forked from it: "
+                "call iter() on the loader in the child."
+            )
+        if self._state is not State.OPEN:
+            raise ClosedError(f"the workers are {self._state.value}: call iter() on the loader again.")
+
+    @abstractmethod
+    def start(self) -> None:
+        """NEW -> OPEN."""
+
+    @abstractmethod
+    def submit(self, task: Task, slot: int) -> None:
+        """Hand over a task; `slot` is acquired for its batch."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Block until something happened, at most `timeout` seconds; the list may be empty."""
+
+    @abstractmethod
+    def busy(self) -> list[Busy]:
+        """The workers that have tasks now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Any state -> CLOSED."""
+
+
+Step = tuple[Callable[[], None], float]
+
+
+def climb(steps: Sequence[Step], ended: Callable[[float], bool]) -> bool:
+    """The one stop ladder: ask, then ask harder, and wait after each step.
+
+    Each step is (what to do, seconds to wait); ``ended(seconds)`` waits at most so long and tells
+    whether all is over. Returns whether it was in the end.
+    """
+    for act, seconds in steps:
+        act()
+        if ended(seconds):
+            return True
+    return False

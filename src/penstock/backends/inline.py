@@ -1,0 +1,51 @@
+"""Runs tasks in the calling process, one after the other, when it waits for them (``num_workers=0``)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from penstock.arena import Memory
+from penstock.backends.base import Backend, Busy, Done, Event, State
+from penstock.fetch import Fetcher, Recipe
+from penstock.plan import Task
+
+DIRECT_BELOW = 1 << 18
+"""A smaller batch (in bytes) is quicker made in new memory than in a slot."""
+
+
+class InlineBackend(Backend):
+    """One task at a time, inside `wait`; exceptions of user code come as they do from a worker."""
+
+    workers = 1
+
+    def __init__(self, recipe: Recipe, memory: Memory) -> None:
+        super().__init__()
+        self._fetcher = Fetcher(recipe, memory, _go_on, seeder=None, direct_below=DIRECT_BELOW)
+        self._tasks: deque[tuple[Task, int]] = deque()
+
+    def start(self) -> None:
+        self._state = State.OPEN
+
+    def submit(self, task: Task, slot: int) -> None:
+        self.require_open()
+        self._tasks.append((task, slot))
+
+    def wait(self, timeout: float | None) -> list[Event]:  # noqa: ARG002  a sample can't be cut short here
+        if not self._tasks:
+            return []
+        task, slot = self._tasks[0]
+        outcome, timing = self._fetcher.run(task, slot)
+        self._tasks.popleft()  # only now: a task that Ctrl-C cut short is run again
+        samples = len(task.indices)
+        return [Done(0, task.batch, task.offset, task.generation, samples, outcome, timing)]
+
+    def busy(self) -> list[Busy]:
+        return []
+
+    def close(self) -> None:
+        self._state = State.CLOSED
+        self._tasks.clear()
+
+
+def _go_on(batch: int, position: int) -> None:
+    """Nobody abandons a task that runs in the caller's own call."""

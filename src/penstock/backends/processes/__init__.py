@@ -1,0 +1,344 @@
+"""Runs tasks in worker processes (``num_workers > 0``).
+
+    main process ──control──> template ──fork──> worker 0, worker 1, …
+         └───────────────own socket pair each──────┘
+
+The main process waits on all sockets at once. A worker's death comes as a message of the template, which
+reaps it; the template's death, as the end of the control socket.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import socket
+from collections import deque
+from functools import partial
+from multiprocessing import reduction
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from penstock import fetch
+from penstock.arena import Memory, Notes
+from penstock.backends.base import (
+    GRACE_S,
+    KILL_S,
+    Backend,
+    Busy,
+    Died,
+    Done,
+    Event,
+    State,
+    climb,
+)
+from penstock.backends.processes import failures
+from penstock.backends.processes.messages import (
+    Ended,
+    EndWorkers,
+    Result,
+    Run,
+    Started,
+    StartWorker,
+    Unready,
+)
+from penstock.backends.processes.payload import Payload
+from penstock.backends.processes.template import end_of, identity, template_main
+from penstock.backends.processes.wire import Line, frame, pair
+from penstock.backends.processes.worker import WorkerJob
+from penstock.collate import Spec
+from penstock.plan import Task
+
+__all__ = ["ProcessesBackend", "WorkerJob"]
+
+_CLOSING = -1
+
+
+def _key(task: Task) -> tuple[int, int, int]:
+    return task.generation, task.batch, task.offset
+
+
+class _Worker:
+    """What the main process knows of one worker."""
+
+    def __init__(self, number: int, line: Line, notes: Notes, specs: dict[Spec, Spec]) -> None:
+        self.number, self.line, self.notes = number, line, notes
+        self._specs = specs  # shared by all workers, so that equal specs are one object
+        self.pid = 0
+        self.running = False
+        self.waiting: deque[Run] = deque()
+        self.spec: Spec | None = None
+        self.tasks: dict[tuple[int, int, int], Task] = {}
+        self.load = 0
+
+    def give(self, task: Task, slot: int) -> None:
+        """Send a task, or keep it here until the worker runs: so another can still take it over."""
+        self.tasks[_key(task)] = task
+        self.load += len(task.indices)
+        run = Run(*(getattr(task, name) for name in Run._fields[:-1]), slot)
+        if self.running:
+            self.line.post(run)
+        else:
+            self.waiting.append(run)
+
+    def start(self) -> None:
+        """Send what was kept; the worker runs, or is the first that will."""
+        self.running = True
+        while self.waiting:
+            self.line.post(self.waiting.popleft())
+
+    def take_over_from(self, late: _Worker) -> None:
+        """Relieve a worker that doesn't run yet of its first task."""
+        run = late.waiting.popleft()
+        task = late.tasks.pop((run.generation, run.batch, run.offset))
+        late.load -= len(task.indices)
+        self.give(task, run.slot)
+
+    def take(self, result: Result) -> Done:
+        task = self.tasks.pop((result.generation, result.batch, result.offset))
+        self.load -= len(task.indices)
+        return Done(
+            self.number,
+            result.batch,
+            result.offset,
+            result.generation,
+            result.samples,
+            self._outcome(result.kind, result.detail),
+            fetch.Timing(result.fetch_s, result.collate_s),
+        )
+
+    def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
+        if kind == "Rows":
+            spec, rows = detail
+            if spec is not None:
+                self.spec = self._specs.setdefault(spec, spec)
+            assert self.spec is not None
+            return fetch.Rows(self.spec, rows)
+        if kind == "Failed":
+            data, position, text = detail
+            error = failures.attach(failures.load(data), text)
+            error.add_note(f"raised in worker {self.number} (pid {self.pid})")
+            return fetch.Failed(error, position, text)
+        outcome: fetch.Outcome = getattr(fetch, kind)(*detail)
+        return outcome
+
+
+class ProcessesBackend(Backend):
+    """See `base.Backend`; `context` says by which start method the template comes into being."""
+
+    def __init__(
+        self, job: WorkerJob, memory: Memory, context: BaseContext, base_seed: int
+    ) -> None:
+        super().__init__()
+        self.workers = job.workers
+        self._job, self._memory, self._context, self._base_seed = job, memory, context, base_seed
+        self._set: dict[int, _Worker] = {}
+        self._specs: dict[Spec, Spec] = {}
+        self._selector = selectors.DefaultSelector()
+        self._template: Any = None
+
+    # -- life cycle ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        control, theirs = pair(socket.SOCK_SEQPACKET)
+        try:
+            self._template = self._start_template(theirs)
+        except BaseException:
+            control.close()
+            self._selector.close()
+            self._state = State.CLOSED
+            raise
+        finally:
+            theirs.close()
+        self._end = end_of(self._template.pid)
+        try:
+            for number in range(self.workers):
+                self._start_worker(control, number)
+        except BaseException:
+            self._template.kill()
+            raise
+        finally:
+            self._control = Line(control)
+            self._state = State.OPEN
+        self._selector.register(control, selectors.EVENT_READ, self._on_control)
+
+    def _start_template(self, control: socket.socket) -> Any:
+        method = self._context.get_start_method()
+        if method == "fork":
+            args: tuple[Any, ...] = (self._memory.fd, partial(identity, self._job), True)
+            return self._launch(control, args)
+        payload = Payload(self._job, str(method))
+        try:
+            fd = _DupAtStart(self._memory.fd)
+            return self._launch(control, (fd, payload, method == "forkserver"))
+        finally:
+            payload.close()
+
+    def _launch(self, control: socket.socket, args: tuple[Any, ...]) -> Any:
+        memory_fd, load, load_here = args
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=template_main,
+            args=(control, os.getpid(), memory_fd, self._memory.span, load, load_here),
+            name="penstock-template",
+            daemon=True,
+        )
+        process.start()
+        return process
+
+    def _start_worker(self, control: socket.socket, number: int) -> None:
+        ours, theirs = pair()
+        with theirs:
+            seed = self._base_seed + number
+            socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
+        worker = _Worker(number, Line(ours), Notes(self._memory, number), self._specs)
+        worker.notes.clear()
+        if number == 0:
+            worker.start()
+        self._set[number] = worker
+        self._selector.register(ours, selectors.EVENT_READ, partial(self._on_worker, worker))
+
+    def close(self) -> None:
+        template, self._template = self._template, None
+        self._state = State.CLOSED
+        if template is None or not self.usable_here:
+            return
+        self._memory.control[0] = _CLOSING
+        try:
+            climb(
+                (
+                    (self._ask_to_end, GRACE_S),
+                    (partial(self._tell_template, EndWorkers(signal.SIGTERM)), GRACE_S),
+                    (template.kill, KILL_S),
+                ),
+                ended=self._template_ended,
+            )
+        except BaseException:
+            template.kill()
+            raise
+        finally:
+            template.join()
+            template.close()
+            self._close_descriptors()
+
+    def _ask_to_end(self) -> None:
+        for worker in self._set.values():
+            worker.line.close()
+        self._tell_template(EndWorkers(0))
+
+    def _tell_template(self, message: Any) -> None:
+        self._control.post(message)
+
+    def _template_ended(self, seconds: float) -> bool:
+        poll = select.poll()
+        if self._end is not None:
+            poll.register(self._end, select.POLLIN)
+        else:
+            poll.register(self._control.sock, 0)  # only for its hanging up
+        return bool(poll.poll(seconds * 1000))
+
+    def _close_descriptors(self) -> None:
+        self._selector.close()
+        self._control.close()
+        for worker in self._set.values():
+            worker.line.close()
+        if self._end is not None:
+            os.close(self._end)
+
+    # -- work ------------------------------------------------------------------------------------
+
+    def submit(self, task: Task, slot: int) -> None:
+        self.require_open()
+        worker = min(self._set.values(), key=lambda w: (w.load, w.number))
+        worker.give(task, slot)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        self.require_open()
+        self._watch_for_room()
+        events: list[Event] = []
+        for key, mask in self._selector.select(timeout):
+            events += key.data(mask)
+        return events
+
+    def busy(self) -> list[Busy]:
+        return [
+            Busy(worker.number, worker.pid, worker.notes.read())
+            for worker in self._set.values()
+            if worker.tasks
+        ]
+
+    def _watch_for_room(self) -> None:
+        """Be woken also when a socket that was full takes more."""
+        for worker in self._set.values():
+            if not worker.line.ended:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.unsent else 0)
+                if self._selector.get_key(worker.line.sock).events != events:
+                    self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
+
+    def _on_worker(self, worker: _Worker, mask: int) -> list[Event]:
+        if mask & selectors.EVENT_WRITE:
+            worker.line.flush()
+        events: list[Event] = [worker.take(result) for result in worker.line.receive()]
+        if not worker.load:
+            self._relieve_the_late(worker)
+        if worker.line.ended:  # its death is told by the template, with the exit code
+            self._selector.unregister(worker.line.sock)
+        return events
+
+    def _relieve_the_late(self, idle: _Worker) -> None:
+        """At the start, when workers come one by one, don't let the first batch wait for the last."""
+        late = min(
+            (w for w in self._set.values() if w.waiting), key=lambda w: w.waiting[0].batch, default=None
+        )
+        if late is not None:
+            idle.take_over_from(late)
+
+    def _on_control(self, _: int) -> list[Event]:
+        events: list[Event] = []
+        for message in self._control.receive():
+            if isinstance(message, Started):
+                self._set[message.worker].pid = message.pid
+                self._set[message.worker].start()
+            elif isinstance(message, Ended):
+                events += self._on_worker_end(message)
+            elif isinstance(message, Unready):
+                error = failures.load(message.error)
+                error.add_note("raised in unpickling the dataset for the workers")
+                raise error
+        if self._control.ended:
+            events.append(self._on_template_end())
+        return events
+
+    def _on_worker_end(self, message: Ended) -> list[Event]:
+        worker = self._set.pop(message.worker)
+        events: list[Event] = []
+        if not worker.line.ended:
+            events += [worker.take(result) for result in worker.line.receive()]
+            self._selector.unregister(worker.line.sock)
+        worker.line.close()
+        lost = tuple(worker.tasks.values())
+        sample = worker.notes.read()
+        return [*events, Died(message.worker, message.pid, message.exitcode, sample, lost)]
+
+    def _on_template_end(self) -> Died:
+        self._selector.unregister(self._control.sock)
+        pid = self._template.pid
+        self._template.join()
+        exitcode = self._template.exitcode
+        lost = tuple(task for worker in self._set.values() for task in worker.tasks.values())
+        return Died(None, pid, exitcode, None, lost)
+
+
+class _DupAtStart:
+    """A descriptor as an argument of a process that is started afresh; there it is a number."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _detach, (reduction.DupFd(self._fd),)
+
+
+def _detach(dup: Any) -> int:
+    fd: int = dup.detach()
+    return fd

@@ -1,0 +1,77 @@
+"""What the main process, the template and the workers say to each other.
+
+All are plain tuples of numbers, strings and bytes but for `Run`, whose indices are what the sampler
+gave, and `Result`, whose spec is `collate.Spec`; user objects travel as bytes that were pickled
+beforehand, where a failure can still be told to the user.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from penstock.errors import WorkerError, WorkerTraceback
+from penstock.fetch import Block, Dropped, Failed, NotRegular, Outcome, Rows, Timing
+
+
+class StartWorker(NamedTuple):
+    """Main to template; the worker's end of its socket pair comes with it."""
+
+    worker: int
+    seed: int
+
+
+class EndWorkers(NamedTuple):
+    """Main to template: send `signal` to all workers; with 0, only end when they have."""
+
+    signal: int
+
+
+class Started(NamedTuple):
+    """Template to main."""
+
+    worker: int
+    pid: int
+
+
+class Ended(NamedTuple):
+    """Template to main: a worker has ended; negative exit codes are signals."""
+
+    worker: int
+    pid: int
+    exitcode: int
+
+
+class Unready(NamedTuple):
+    """Template to main: what it was given can't be loaded there."""
+
+    error: bytes
+
+
+class Run(NamedTuple):
+    """Main to worker: a task's fields."""
+
+    generation: int
+    batch: int
+    offset: int
+    indices: tuple[Any, ...]
+    batch_size: int
+    rows: bool
+    base_seed: int
+    slot: int
+
+
+class Result(NamedTuple):
+    """Worker to main.
+
+    `kind` is the outcome's class name, `detail` its fields; of `Rows` the spec is None when it is the
+    one that this worker sent last.
+    """
+
+    batch: int
+    offset: int
+    generation: int
+    samples: int
+    fetch_s: float
+    collate_s: float
+    kind: str
+    detail: tuple[Any, ...]

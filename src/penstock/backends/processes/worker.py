@@ -1,0 +1,147 @@
+"""A worker process: receives tasks, runs them one after the other, sends what came of them.
+
+It ends when the main process closes its end of the socket pair or dies, after the sample in hand; the
+template's death ends it at once, by the kernel (``PR_SET_PDEATHSIG``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils import worker as torch_worker
+
+from penstock.arena import Memory, Notes
+from penstock.backends.processes import failures
+from penstock.backends.processes.messages import Result, Run
+from penstock.backends.processes.wire import Channel
+from penstock.collate import Spec
+from penstock.fetch import Abandoned, Failed, Fetcher, Outcome, Recipe, Rows, Timing
+from penstock.plan import Task
+from penstock.seeding import SampleSeeder
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJob:
+    """What every worker of a set is told at its start."""
+
+    recipe: Recipe
+    worker_init_fn: Callable[[int], None] | None
+    workers: int
+
+
+LoadJob = Callable[[], WorkerJob]
+
+
+def worker_main(
+    load: LoadJob, worker: int, seed: int, channel: Channel, memory: Memory, parent: int
+) -> None:
+    """The life of a worker, from the fork on; returns when there is nothing more to do."""
+    die_with(parent)
+    loop = _Loop(worker, channel, memory)
+    loop.prepare(load, seed)
+    try:
+        loop.run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the main process is gone
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent's thread, the only one there, ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(0)
+
+
+def _dress_like_torch(job: WorkerJob, worker: int, seed: int) -> None:
+    """What a dataset may expect of a torch worker: one thread, seeds, ``get_worker_info()``."""
+    torch.set_num_threads(1)
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    torch_worker._worker_info = torch_worker.WorkerInfo(
+        id=worker, num_workers=job.workers, seed=seed, dataset=job.recipe.dataset
+    )
+
+
+class _Loop:
+    """Receives and answers; `prepare` comes first."""
+
+    def __init__(self, worker: int, channel: Channel, memory: Memory) -> None:
+        self._worker, self._channel, self._memory = worker, channel, memory
+        self._control = memory.control
+        self._notes = Notes(memory, worker)
+        self._fetcher: Fetcher | None = None
+        self._broken = Failed(RuntimeError("the worker isn't prepared"), None, "")
+        self._generation = 0
+        self._sent_spec: Spec | None = None
+
+    def prepare(self, load: LoadJob, seed: int) -> None:
+        """Load the job and run the user's ``worker_init_fn``; what is raised ends every task."""
+        try:
+            job = load()
+            _dress_like_torch(job, self._worker, seed)
+            if job.worker_init_fn is not None:
+                job.worker_init_fn(self._worker)
+            self._fetcher = Fetcher(job.recipe, self._memory, self._before_sample, SampleSeeder())
+        except Exception as error:
+            self._broken = Failed(error, None, traceback.format_exc())
+
+    def run(self) -> None:
+        while (message := self._channel.receive()) is not None:
+            self._run_task(message)
+
+    def _before_sample(self, batch: int, position: int) -> None:
+        if self._control[0] != self._generation:
+            raise Abandoned
+        self._notes.sample(batch, position)
+
+    def _run_task(self, run: Run) -> None:
+        task = Task(*run[:-1])
+        if task.generation != self._generation:
+            self._generation = task.generation
+            if self._fetcher is not None:
+                self._fetcher.new_epoch()
+        outcome: Outcome = self._broken
+        timing = Timing()
+        if self._fetcher is not None:
+            outcome, timing = self._fetcher.run(task, run.slot)
+        self._notes.clear()
+        kind, detail = self._describe(outcome)
+        self._channel.send(
+            Result(
+                task.batch,
+                task.offset,
+                task.generation,
+                len(task.indices),
+                timing.fetch_s,
+                timing.collate_s,
+                kind,
+                detail,
+            )
+        )
+
+    def _describe(self, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
+        kind = type(outcome).__name__
+        if isinstance(outcome, Failed):
+            return kind, (failures.dump(outcome.error), outcome.position, outcome.text)
+        if isinstance(outcome, Rows):
+            known = outcome.spec is self._sent_spec
+            self._sent_spec = outcome.spec
+            return kind, (None if known else outcome.spec, outcome.rows)
+        return kind, tuple(getattr(outcome, f.name) for f in dataclasses.fields(outcome))

@@ -1,0 +1,15 @@
+"""The command `penstock`."""
+
+import click
+
+from penstock import __version__
+from penstock.cli.demo import demo
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="penstock")
+def main() -> None:
+    """Keeps PyTorch models fed."""
+
+
+main.add_command(demo)

@@ -1,0 +1,186 @@
+"""Runs contenders in turn and times them. Times are in seconds; `rate` is samples per second.
+
+Nothing here knows what is loaded. The benchmarks stand on this module too.
+"""
+
+import gc
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from torch.utils.data import DataLoader
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over the data, from `iter()` until the iterator and its workers are gone."""
+
+    samples: int
+    batches: int
+    first_samples: int  # how many of the samples came in the first batch
+    seconds: float
+    first_batch: float  # from `iter()` to the first batch
+    last_batch: float  # from `iter()` to the last batch
+    cpu_seconds: float  # of this process and of the workers
+
+    @property
+    def rate(self) -> float:
+        """Samples per second, starting and stopping the workers included."""
+        return self.samples / self.seconds
+
+    @property
+    def steady_rate(self) -> float | None:
+        """Samples per second between the first batch and the last; None if there is one batch."""
+        if self.batches < 2:
+            return None
+        return (self.samples - self.first_samples) / (self.last_batch - self.first_batch)
+
+    @property
+    def cpu_per_sample(self) -> float:
+        """CPU seconds per sample, over all processes."""
+        return self.cpu_seconds / self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Something to time: who it is, and how to run one pass."""
+
+    loader: str
+    workers: int
+    run: Callable[[], Pass]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle of some figures, and how far they reach."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: Iterable[float]) -> "Spread":
+        """Summarise at least one figure."""
+        known = sorted(figures)
+        return cls(statistics.median(known), known[0], known[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All passes of one contender, and what they come to."""
+
+    loader: str
+    workers: int
+    passes: tuple[Pass, ...]
+
+    @property
+    def rate(self) -> Spread:
+        """Samples per second over whole passes."""
+        return Spread.of(run.rate for run in self.passes)
+
+    @property
+    def steady_rate(self) -> Spread | None:
+        """Samples per second once the first batch has come; None if there is one batch."""
+        rates = [rate for run in self.passes if (rate := run.steady_rate) is not None]
+        return Spread.of(rates) if rates else None
+
+    @property
+    def first_batch(self) -> Spread:
+        """Seconds from `iter()` to the first batch."""
+        return Spread.of(run.first_batch for run in self.passes)
+
+    @property
+    def cpu_per_sample(self) -> Spread:
+        """CPU seconds per sample, over all processes."""
+        return Spread.of(run.cpu_per_sample for run in self.passes)
+
+
+def ignore(batch: object) -> None:
+    """Take a batch and do nothing with it."""
+
+
+def contender(
+    kind: type[DataLoader[Any]],
+    name: str,
+    workers: int,
+    options: dict[str, Any],
+    visit: Callable[[Any], None] = ignore,
+) -> Contender:
+    """A loader of this kind, made anew for each pass; `visit` sees every batch."""
+    make = partial(kind, num_workers=workers, **options)
+    return Contender(name, workers, lambda: _run(make, visit))
+
+
+def measure(
+    contenders: Sequence[Contender], rounds: int, advance: Callable[[], None] = lambda: None
+) -> tuple[Summary, ...]:
+    """Run every contender once to warm up and then `rounds` times, and summarise.
+
+    In each round all have their turn, so that a change in the machine's speed meets all alike, and
+    each round starts with another one, so that none always runs after the same one. `advance` is
+    called after each pass, warm-up included: `passes(...)` times in all.
+    """
+    runs: list[list[Pass]] = [[] for _ in contenders]
+    count = len(contenders)
+    for turn in range(rounds + 1):
+        for place in range(count):
+            which = (turn + place) % count
+            runs[which].append(contenders[which].run())
+            advance()
+    return tuple(
+        Summary(who.loader, who.workers, tuple(done[1:]))
+        for who, done in zip(contenders, runs, strict=True)
+    )
+
+
+def passes(contenders: Sequence[Contender], rounds: int) -> int:
+    """How many passes `measure` makes."""
+    return len(contenders) * (rounds + 1)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all its children, and theirs, that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _run(make: Callable[[], DataLoader[Any]], visit: Callable[[Any], None]) -> Pass:
+    """One pass over a new loader, until its workers are gone."""
+    gc.collect()  # an old iterator in a cycle may still have workers
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
+        loader = make()
+        samples = len(cast(Sized, loader.dataset))
+        cpu, start = cpu_seconds(), time.perf_counter()
+        with _closing(loader):
+            arrivals = _iterate(loader, visit)
+        seconds = time.perf_counter() - start
+    return Pass(
+        samples=samples,
+        batches=len(arrivals),
+        first_samples=min(loader.batch_size or 1, samples),
+        seconds=seconds,
+        first_batch=arrivals[0] - start,
+        last_batch=arrivals[-1] - start,
+        cpu_seconds=cpu_seconds() - cpu,
+    )
+
+
+def _iterate(loader: DataLoader[Any], visit: Callable[[Any], None]) -> list[float]:
+    """Take all batches; the times at which they came. The iterator is gone on return."""
+    arrivals = []
+    for batch in loader:
+        arrivals.append(time.perf_counter())
+        visit(batch)
+    return arrivals
+
+
+def _closing(loader: DataLoader[Any]) -> AbstractContextManager[object]:
+    """The loader's own scope where it has one; torch's loader stops with its iterator."""
+    return loader if isinstance(loader, AbstractContextManager) else nullcontext()

@@ -1,0 +1,262 @@
+"""Drives one epoch: which batches are in the making, which comes next, and what becomes of failures.
+
+Everything happens inside ``next()`` and ``close()``, in the caller's thread; between two calls nothing
+runs in this process. A batch goes through these hands:
+
+    waiting for a slot -> its tasks submitted -> all tasks done -> handed over (or its error raised)
+
+A batch whose samples turn out not to be regular is submitted again, once, as one task that collates; so
+are all batches after it. Its slot goes back to the arena when no task of it is left, or, handed over,
+when the last tensor of it dies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from penstock.arena import Arena
+from penstock.backends.base import Backend, Died, Done
+from penstock.collate import batch_of_rows, unpack
+from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError
+from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
+from penstock.plan import Task, parts_for, split
+from penstock.stats import Recorder
+
+
+NOBODY = 0
+"""The generation that no task has; epochs count from 1."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch in the making."""
+
+    number: int
+    indices: tuple[Any, ...]
+    slot: int
+    rows: bool
+    left: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return self.left == 0
+
+    def failure(self) -> Failed | None:
+        """Of several, the one of the first sample, whichever came first."""
+        failed = [o for o in self.outcomes if isinstance(o, Failed)]
+        last = len(self.indices)
+        return min(failed, key=lambda f: last if f.position is None else f.position, default=None)
+
+    def irregular(self) -> bool:
+        """Whether its parts don't make one batch of rows."""
+        if any(isinstance(o, NotRegular) for o in self.outcomes):
+            return True
+        specs = [o.spec for o in self.outcomes if isinstance(o, Rows)]
+        return any(spec is not specs[0] and spec != specs[0] for spec in specs)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What an epoch is made of.
+
+    Attributes:
+        batches: the indices of each batch, in order; may be endless.
+        ahead: how many batches may be in the making while the caller has one in hand.
+        rows, splittable: what the recipe allows (`fetch.Recipe`).
+        base_seed: the seed that every sample's seed follows from.
+        generation: tells this epoch's tasks from those of earlier ones on the same backend.
+        timeout: seconds to wait for a batch; 0 for ever.
+        in_order: hand batches over in their order, or as they are done.
+    """
+
+    batches: Iterator[Sequence[Any]]
+    ahead: int
+    rows: bool
+    splittable: bool
+    base_seed: int
+    generation: int
+    timeout: float
+    in_order: bool
+
+
+class Engine:
+    """An iterator over the batches of one epoch."""
+
+    def __init__(self, epoch: Epoch, backend: Backend, arena: Arena, recorder: Recorder) -> None:
+        self._epoch, self._backend, self._arena = epoch, backend, arena
+        self._recorder = recorder
+        self._making: dict[int, _Batch] = {}
+        self._numbers = 0
+        self._rows = epoch.rows
+        self._exhausted = False
+        arena.generation = epoch.generation
+        self._fill(epoch.ahead)
+
+    def __iter__(self) -> Engine:
+        return self
+
+    def __next__(self) -> Any:
+        since = self._recorder.clock()
+        self._fill(max(1, self._epoch.ahead))
+        if not self._making:
+            raise StopIteration
+        batch = self._next_complete()
+        del self._making[batch.number]
+        result, nbytes, copied = self._assemble(batch)
+        self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
+        self._fill(self._epoch.ahead)
+        return result
+
+    def abandon(self) -> None:
+        """Give up what is in the making, and wait until no worker is at it; it keeps the backend."""
+        self._exhausted = True
+        self._arena.generation = NOBODY
+        while any(batch.left for batch in self._making.values()):
+            for event in self._backend.wait(None):
+                if isinstance(event, Died):
+                    raise self._death(event)
+                self._making[event.batch].left -= 1
+        self.release()
+
+    def release(self) -> None:
+        """Give back the slots of what was in the making; no worker is at it any more."""
+        self._exhausted = True
+        for batch in self._making.values():
+            self._arena.release(batch.slot)
+        self._making.clear()
+
+    # -- submitting ------------------------------------------------------------------------------
+
+    def _fill(self, ahead: int) -> None:
+        """Put batches in the making, up to `ahead` of them, as far as there are slots."""
+        while len(self._making) < ahead and not self._exhausted:
+            slot = self._arena.acquire(beyond_budget=not self._making)
+            if slot is None:
+                return
+            try:
+                indices = tuple(next(self._epoch.batches))
+            except BaseException as error:
+                self._arena.release(slot)
+                if not isinstance(error, StopIteration):
+                    raise
+                self._exhausted = True
+                return
+            batch = _Batch(self._numbers, indices, slot, self._rows)
+            self._numbers += 1
+            self._making[batch.number] = batch
+            self._submit(batch)
+
+    def _submit(self, batch: _Batch) -> None:
+        size = len(batch.indices)
+        split_it = batch.rows and self._epoch.splittable
+        cost = self._recorder.sample_cost()
+        parts = parts_for(size, self._backend.workers, cost) if split_it else 1
+        places = split(size, parts) or [range(0)]
+        batch.left = len(places)
+        for place in places:
+            task = Task(
+                self._epoch.generation,
+                batch.number,
+                place.start,
+                batch.indices[place.start : place.stop],
+                size,
+                batch.rows,
+                self._epoch.base_seed,
+            )
+            self._backend.submit(task, batch.slot)
+
+    def _submit_collated(self, batch: _Batch) -> None:
+        """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
+        self._rows = batch.rows = False
+        batch.outcomes.clear()
+        self._submit(batch)
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def _next_complete(self) -> _Batch:
+        deadline = time.monotonic() + self._epoch.timeout if self._epoch.timeout else None
+        while (batch := self._first_complete()) is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._raise_timeout()
+            for event in self._backend.wait(left):
+                self._on_event(event)
+        return batch
+
+    def _first_complete(self) -> _Batch | None:
+        for batch in self._making.values():
+            if batch.complete:
+                return batch
+            if self._epoch.in_order:
+                return None
+        return None
+
+    def _on_event(self, event: Done | Died) -> None:
+        if isinstance(event, Died):
+            raise self._death(event)
+        self._recorder.task_done(
+            event.worker, event.samples, event.timing.fetch_s, event.timing.collate_s
+        )
+        batch = self._making[event.batch]
+        batch.outcomes.append(event.outcome)
+        batch.left -= 1
+        if batch.complete and batch.failure() is None and batch.irregular():
+            self._submit_collated(batch)
+
+    def _death(self, event: Died) -> WorkerDiedError:
+        sample = self._name(event.sample)
+        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample)
+
+    def _name(self, place: tuple[int, int] | None) -> SampleInHand | None:
+        """The sample at (batch, position), with its index."""
+        if place is None or place[0] not in self._making:
+            return None
+        number, position = place
+        return SampleInHand(number, self._making[number].indices[position])
+
+    def _raise_timeout(self) -> None:
+        busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
+        raise BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy)
+
+    # -- handing over ----------------------------------------------------------------------------
+
+    def _assemble(self, batch: _Batch) -> tuple[Any, int, bool]:
+        """(the batch, its bytes in shared memory, whether it was copied out of there)."""
+        failed = batch.failure()
+        outcome = failed or batch.outcomes[0]
+        if isinstance(outcome, Failed):
+            self._arena.release(batch.slot)
+            raise self._described(batch, outcome)
+        if isinstance(outcome, Direct):
+            self._arena.release(batch.slot)
+            return outcome.batch, 0, False
+        if isinstance(outcome, Rows):
+            nbytes = outcome.spec.layout(outcome.rows)[1]
+            block, copied = self._take(batch.slot, nbytes)
+            return batch_of_rows(block, outcome.spec, outcome.rows), nbytes, copied
+        assert isinstance(outcome, Block)
+        block, copied = self._take(batch.slot, outcome.nbytes)
+        return unpack(block, outcome.start), outcome.nbytes, copied
+
+    def _take(self, slot: int, nbytes: int) -> tuple[Any, bool]:
+        """The bytes of a batch: in its slot, as long as enough slots remain for those to come."""
+        if nbytes == 0:
+            self._arena.release(slot)
+            return np.empty(0, np.uint8), False
+        if self._arena.room() >= self._epoch.ahead - len(self._making):
+            return self._arena.lease(slot, nbytes), False
+        return self._arena.take_copy(slot, nbytes), True
+
+    def _described(self, batch: _Batch, failed: Failed) -> BaseException:
+        if failed.position is None:
+            failed.error.add_note(f"in making batch {batch.number}")
+        else:
+            sample = SampleInHand(batch.number, batch.indices[failed.position])
+            failed.error.add_note(str(sample))
+        return failed.error

@@ -1,0 +1,201 @@
+"""The exceptions of Penstock.
+
+    PenstockError
+    ├── ClosedError             an iterator or loader was used after it was closed      (RuntimeError)
+    ├── WorkerError             a worker raised something that can't be rebuilt here    (RuntimeError)
+    ├── WorkerDiedError         a worker process ended without being asked to           (RuntimeError)
+    ├── BatchTimeoutError       no batch came within ``timeout`` seconds                (RuntimeError)
+    ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
+    ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
+    └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
+
+What ``dataset[i]`` or ``collate_fn`` raises in a worker reaches the caller as itself: the same type,
+with the worker's traceback as its ``__cause__`` and the batch and the sample as a note.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "BatchNotSendableError",
+    "BatchTimeoutError",
+    "BatchTooLargeError",
+    "ClosedError",
+    "DatasetNotSendableError",
+    "PenstockError",
+    "SampleInHand",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerTraceback",
+    "human_bytes",
+]
+
+
+class PenstockError(Exception):
+    """The root of every exception that is Penstock's own."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _same, (type(self), self.args, self.__dict__.copy())
+
+
+class ClosedError(PenstockError, RuntimeError):
+    """An iterator or loader was used after it was closed."""
+
+
+class WorkerError(PenstockError, RuntimeError):
+    """Stands for an exception of a worker that can't be rebuilt in the main process.
+
+    Attributes:
+        type_name: the name of the original type, with its module.
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+        self.type_name = type_name
+
+
+class WorkerTraceback(PenstockError):
+    """The traceback of a worker as text; the ``__cause__`` of what the main process raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text.rstrip()}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleInHand:
+    """What a worker was doing: the index it had passed, or was about to pass, to ``dataset[i]``."""
+
+    batch: int
+    index: object
+
+    def __str__(self) -> str:
+        return f"on dataset[{self.index!r}] for batch {self.batch}"
+
+
+class WorkerDiedError(PenstockError, RuntimeError):
+    """A worker process ended without being asked to.
+
+    Attributes:
+        worker: the worker's number, or None for the template process that the workers come from.
+        pid: its process id.
+        exitcode: as in ``multiprocessing.Process.exitcode``: negative for a signal, None if unknown.
+        sample: the sample it was on, or None between samples.
+    """
+
+    def __init__(
+        self, worker: int | None, pid: int, exitcode: int | None, sample: SampleInHand | None
+    ) -> None:
+        self.worker, self.pid, self.exitcode, self.sample = worker, pid, exitcode, sample
+        who = "the template process of the workers" if worker is None else f"worker {worker}"
+        where = "between samples" if sample is None else str(sample)
+        text = f"{who} (pid {pid}) {describe_exit(exitcode)}"
+        text += "" if worker is None else f" {where}"
+        super().__init__(f"{text}.{exit_remedy(exitcode, sample)}")
+
+
+class BatchTimeoutError(PenstockError, RuntimeError):
+    """No batch came within the loader's ``timeout``.
+
+    Attributes:
+        timeout: seconds.
+        busy: for each worker with work, its number, its pid and the sample that it is on.
+    """
+
+    def __init__(
+        self, batch: int, timeout: float, busy: Sequence[tuple[int, int, SampleInHand | None]]
+    ) -> None:
+        self.timeout, self.busy = timeout, tuple(busy)
+        lines = [f"batch {batch} did not come within timeout={timeout:g} seconds."]
+        lines += [f"  worker {w} (pid {pid}) is {s or 'between samples'}" for w, pid, s in busy]
+        lines.append("Raise timeout=, or look at why these samples take so long.")
+        super().__init__("\n".join(lines))
+
+
+class DatasetNotSendableError(PenstockError, TypeError):
+    """The dataset (or collate_fn, or worker_init_fn) can't be serialised for the start method."""
+
+    def __init__(self, start_method: str, culprit: str, reason: str) -> None:
+        super().__init__(
+            f"{culprit} can't be sent to workers under the {start_method!r} start method: {reason}. "
+            f"Open files, connections and locks in dataset[i] or worker_init_fn instead of in "
+            f"__init__, leave them out in __getstate__, or use multiprocessing_context='fork'."
+        )
+
+
+class BatchNotSendableError(PenstockError, TypeError):
+    """A batch can't be serialised for the main process."""
+
+    def __init__(self, type_name: str, reason: str) -> None:
+        super().__init__(
+            f"a batch of type {type_name} can't be sent to the main process: {reason}. "
+            f"Return tensors, arrays, numbers, strings or picklable objects from the dataset and "
+            f"from collate_fn, or use num_workers=0."
+        )
+
+
+class BatchTooLargeError(PenstockError, MemoryError):
+    """A batch needs more memory than there is, or than one batch may have.
+
+    Attributes:
+        needed, available: bytes.
+    """
+
+    def __init__(self, needed: int, available: int, what: str) -> None:
+        self.needed, self.available = needed, available
+        super().__init__(
+            f"a batch needs {human_bytes(needed)}, and {what} {human_bytes(available)}. "
+            f"Make batch_size smaller, or the samples (uint8 instead of float32, a lower resolution)."
+        )
+
+
+def _same(kind: type[BaseException], args: tuple[object, ...], state: dict[str, object]) -> object:
+    """Rebuild an exception without its constructor, whose arguments aren't the ones in `args`."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes for a person to read: ``38.5 MB``; powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """How a process ended, in words."""
+    if exitcode is None:
+        return "ended in an unknown way"
+    if exitcode >= 0:
+        return f"ended by itself with exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return f"was killed by {name}"
+
+
+def exit_remedy(exitcode: int | None, sample: SampleInHand | None) -> str:
+    """What a user can do about it, as a sentence with a space before it, or nothing."""
+    if exitcode == -signal.SIGKILL:
+        return (
+            " Nothing but the system or a person sends SIGKILL; most often the system does, for lack"
+            " of memory: use fewer workers, a smaller batch_size or smaller samples."
+        )
+    if exitcode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
+        return " A library written in C crashed." + (
+            f" Call dataset[{sample.index!r}] in a process of its own to see it." if sample else ""
+        )
+    if exitcode is not None and exitcode >= 0:
+        return " Something in the dataset ended the process (os._exit, sys.exit, a C library)."
+    return ""

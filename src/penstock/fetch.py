@@ -1,0 +1,258 @@
+"""Runs one task: the seed, ``dataset[i]``, and the batch or its part put where it belongs.
+
+A `Fetcher` doesn't know where it runs. It lives in one process, runs one task at a time, and is told by
+its caller, before every sample, through `before_sample`, to go on or (by `Abandoned`) not to.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+
+from penstock.arena import Memory
+from penstock.collate import (
+    BlockWriter,
+    Irregular,
+    RowWriter,
+    Spec,
+    is_default_collate,
+    spec_of,
+    stack_into,
+    tensors_of,
+)
+from penstock.plan import Task, sample_seeds
+from penstock.seeding import SampleSeeder
+
+
+class Abandoned(Exception):
+    """Raised by `before_sample`: nobody wants this task any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The task's samples stand in their rows of the slot, laid out as `spec` says."""
+
+    spec: Spec
+    rows: int
+    """Of the whole batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The whole batch stands in the slot as `collate.BlockWriter` writes it."""
+
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """The whole batch as an object; only where the caller is in the same process."""
+
+    batch: Any
+
+
+@dataclass(frozen=True, slots=True)
+class NotRegular:
+    """The samples can't be placed as rows; the batch has to be collated as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The task was abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """User code raised.
+
+    Attributes:
+        error: the exception, with its traceback where it was raised in this process.
+        position: of the sample in the batch, or None in collating.
+        text: the formatted traceback.
+    """
+
+    error: BaseException
+    position: int | None
+    text: str
+
+
+Outcome = Rows | Block | Direct | NotRegular | Dropped | Failed
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds that one task took."""
+
+    fetch_s: float = 0.0
+    collate_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a loader makes batches; what a worker gets of it."""
+
+    dataset: Any
+    collate_fn: Callable[[Any], Any]
+    batched: bool
+    """False for ``batch_size=None``: a task is then one sample, given to `collate_fn` as it is."""
+
+    @property
+    def rows(self) -> bool:
+        """Whether samples may be placed as rows."""
+        return self.batched and is_default_collate(self.collate_fn)
+
+    @property
+    def splittable(self) -> bool:
+        """Whether several tasks may make one batch."""
+        return self.rows and batched_getter(self.dataset) is None
+
+
+def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
+    """The dataset's ``__getitems__``, where it is more than a loop over ``dataset[i]``.
+
+    ``Subset`` has one in any case; it counts only if the dataset beneath has one.
+    """
+    if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
+        return dataset.__getitems__ if batched_getter(dataset.dataset) else None
+    return getattr(dataset, "__getitems__", None) or None
+
+
+class Fetcher:
+    """Runs tasks of one recipe.
+
+    `memory` is the process's mapping of the arena. With `direct_below`, a batch of fewer bytes than
+    that is returned as an object instead of through the arena, and so is any that has to be collated.
+    With no `seeder` the global generators are left to the dataset, as torch does without workers.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        memory: Memory,
+        before_sample: Callable[[int, int], None],
+        seeder: SampleSeeder | None,
+        direct_below: int | None = None,
+    ) -> None:
+        self._recipe, self._memory = recipe, memory
+        self._before_sample = before_sample
+        self._seeder = seeder
+        self._direct_below = direct_below
+        self._get_many = batched_getter(recipe.dataset) if recipe.batched else None
+        self._spec: Spec | None = None
+        self._clock = time.perf_counter
+        self._position: int | None = None
+        self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
+        self._small = False
+
+    def run(self, task: Task, slot: int) -> tuple[Outcome, Timing]:
+        """Run one task; `slot` is acquired for its batch. What user code raises comes as `Failed`."""
+        timing = Timing()
+        start = self._clock()
+        outcome = self._run_seeded(task, slot, timing)
+        timing.collate_s = max(0.0, self._clock() - start - timing.fetch_s)
+        return outcome, timing
+
+    def new_epoch(self) -> None:
+        """Forget what was known of the arena: the main process may have given memory back."""
+        self._memory.forget_reserved()
+        self._views.clear()
+
+    def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
+        seeder = self._seeder
+        if seeder is None:
+            return self._attempt(task, slot, timing, None)
+        if seeder.watching:
+            outcome = self._attempt(task, slot, timing, None)
+            if isinstance(outcome, Dropped) or not seeder.used():
+                return outcome
+        seeds = sample_seeds(task.base_seed, task.generation, task.batch, task.offset, task.indices)
+        return self._attempt(task, slot, timing, seeds)
+
+    def _attempt(self, task: Task, slot: int, timing: Timing, seeds: list[int] | None) -> Outcome:
+        self._position = None
+        try:
+            return self._make(task, slot, timing, seeds)
+        except Abandoned:
+            return Dropped()
+        except Irregular:
+            return NotRegular()
+        except Exception as error:
+            return Failed(error, self._position, traceback.format_exc())
+
+    def _make(self, task: Task, slot: int, timing: Timing, seeds: list[int] | None) -> Outcome:
+        if not self._recipe.batched:
+            (sample,) = self._samples(task, timing, seeds)
+            return self._collated(sample, slot)
+        if self._get_many is not None:
+            many = self._fetch_many(task, timing, seeds)
+            rows_fit = task.rows and isinstance(many, list | tuple) and len(many) > 0
+            return self._rows(iter(many), len(many), 0, slot) if rows_fit else self._collated(many, slot)
+        samples = self._samples(task, timing, seeds)
+        if task.rows and task.indices and not self._small:
+            return self._rows(samples, task.batch_size, task.offset, slot)
+        return self._collated(list(samples), slot)
+
+    def _samples(self, task: Task, timing: Timing, seeds: list[int] | None) -> Iterator[Any]:
+        dataset, seeder, clock = self._recipe.dataset, self._seeder, self._clock
+        last = len(task.indices) - 1
+        for k, index in enumerate(task.indices):
+            self._position = task.offset + k
+            self._before_sample(task.batch, self._position)
+            start = clock()
+            if seeds is not None and seeder is not None:
+                seeder.seed(seeds[k], study=k == last)
+            sample = dataset[index]
+            timing.fetch_s += clock() - start
+            yield sample
+        if seeds is not None and seeder is not None:
+            seeder.learn()
+        self._position = None
+
+    def _fetch_many(self, task: Task, timing: Timing, seeds: list[int] | None) -> Any:
+        """All samples of a batch by one call, under the first one's seed."""
+        self._before_sample(task.batch, 0)
+        start = self._clock()
+        if seeds and self._seeder is not None:
+            self._seeder.seed(seeds[0], study=False)
+        many = self._get_many(list(task.indices))
+        timing.fetch_s += self._clock() - start
+        return many
+
+    def _rows(self, samples: Iterator[Any], rows: int, first_row: int, slot: int) -> Outcome:
+        first = next(samples)
+        spec = self._spec = spec_of(first, self._spec)
+        if self._direct_below is not None and rows * spec.sample_bytes < self._direct_below:
+            self._small = True
+            return self._collated([first, *samples], slot)
+        writer = RowWriter(spec, self._tensors(slot, spec, rows), first_row)
+        writer.add(first)
+        for sample in samples:
+            writer.add(sample)
+        writer.flush()
+        return Rows(spec, rows)
+
+    def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:
+        """The columns of a slot; making 200 views anew for every task would be felt."""
+        known = self._views.get(slot)
+        if known is not None and known[0] is spec and known[1] == rows:
+            return known[2]
+        tensors = tensors_of(self._memory.reserve(slot, spec.layout(rows)[1]), spec, rows)
+        self._views[slot] = (spec, rows, tensors)
+        return tensors
+
+    def _collated(self, samples: Any, slot: int) -> Outcome:
+        self._position = None
+        if self._direct_below is not None:
+            return Direct(self._recipe.collate_fn(samples))
+        writer = BlockWriter(lambda nbytes: self._memory.reserve(slot, nbytes))
+        with stack_into(writer):
+            batch = self._recipe.collate_fn(samples)
+        del samples
+        return Block(*writer.pack(batch))

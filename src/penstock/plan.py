@@ -1,0 +1,107 @@
+"""The pure description of an epoch: tasks, their size, and the seed of every sample.
+
+Nothing here reads a clock, starts anything or touches a generator's state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TASK_SECONDS = 0.01
+"""A task is not made shorter than this: below it, handing it over costs more than it gains."""
+PARTS_PER_WORKER = 2
+"""A batch is split into at most this many tasks a worker, so that none waits long for the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A run of samples of one batch: the unit that is handed to a worker.
+
+    Attributes:
+        generation: which epoch of the backend's life it belongs to; a worker drops others, and the
+            samples' seeds follow from it too.
+        batch: the batch's number in the epoch, from 0.
+        offset: the place of its first sample in the batch.
+        indices: what to pass to ``dataset[i]``; without automatic batching, the one index.
+        batch_size: the number of samples of the whole batch.
+        rows: place regular samples row by row; otherwise collate, which needs the whole batch.
+        base_seed: the epoch's seed, from which every sample's seed follows.
+    """
+
+    generation: int
+    batch: int
+    offset: int
+    indices: tuple[Any, ...]
+    batch_size: int
+    rows: bool
+    base_seed: int
+
+    @property
+    def whole(self) -> bool:
+        return len(self.indices) == self.batch_size
+
+
+def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:
+    """How many tasks to split a batch into.
+
+    `sample_s` is the mean cost of a sample in seconds, None while it isn't known: then every worker
+    gets a part, so that the first batch comes as early as it can.
+    """
+    if workers <= 1:
+        return 1
+    if sample_s is None:
+        return max(1, min(workers, batch_size))
+    worth = int(batch_size * sample_s / TASK_SECONDS)
+    return max(1, min(worth, PARTS_PER_WORKER * workers, batch_size))
+
+
+def split(batch_size: int, parts: int) -> list[range]:
+    """`parts` runs of positions, in order, whose lengths differ by one at the most."""
+    edges = [batch_size * part // parts for part in range(parts + 1)]
+    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def sample_seeds(
+    base_seed: int, epoch: int, batch: int, offset: int, indices: Sequence[Any]
+) -> list[int]:
+    """A 64-bit seed for each sample, from (base seed, epoch, position, index).
+
+    The position is (batch, offset in the batch). The parts are absorbed one after the other by the
+    finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); an index that is no integer counts
+    by the first 8 bytes of the BLAKE2b digest of its ``repr``.
+    """
+    places = np.arange(offset, offset + len(indices), dtype=np.uint64)
+    state: NDArray[np.uint64] = np.full(len(indices), base_seed % 2**64, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for part in (np.uint64(epoch), np.uint64(batch), places, _as_words(indices)):
+            state = _mix(state ^ _mix(part + _STEP))
+    return [int(seed) for seed in state.tolist()]
+
+
+def _mix(z: Any) -> Any:
+    """SplitMix64's finaliser, on uint64 values that wrap around."""
+    z = (z ^ (z >> np.uint64(30))) * _MIX[0]
+    z = (z ^ (z >> np.uint64(27))) * _MIX[1]
+    return z ^ (z >> np.uint64(31))
+
+
+def _as_words(indices: Sequence[Any]) -> NDArray[np.uint64]:
+    try:
+        return np.asarray(indices, dtype=np.int64).reshape(len(indices)).view(np.uint64)
+    except (TypeError, ValueError, OverflowError):
+        return np.array([_as_word(index) for index in indices], dtype=np.uint64)
+
+
+def _as_word(index: Any) -> int:
+    digest = hashlib.blake2b(repr(index).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

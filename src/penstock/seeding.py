@@ -1,0 +1,65 @@
+"""Sets the process's random generators for one sample, and notices when nobody uses them.
+
+The generators are the global ones of torch (CPU), ``random`` and ``numpy.random``. Seeding all three
+takes several microseconds, more than a cheap sample does; so a dataset that has left them alone in
+`LEARN` tasks is no longer seeded for, but watched: `used` tells after a task whether a generator was
+drawn from after all, and the caller then runs that task again, seeded. Every sample has thus either
+run under its own seed or used no global randomness, and the result is the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+_MT19937_BYTES = 4 * 624 + 4
+"""numpy's struct behind ``bit_generator.ctypes.state_address``: 624 words and a position."""
+LEARN = 4
+"""How many tasks to study, by their last sample, before a dataset counts as using no randomness."""
+
+
+class SampleSeeder:
+    """Owned by one process; not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._quiet = 0
+        self._ever_used = False
+        self._before: tuple[Any, ...] | None = None
+
+    @property
+    def watching(self) -> bool:
+        """Whether samples may run unseeded, if `used` is asked afterwards."""
+        return not self._ever_used and self._quiet >= LEARN
+
+    def seed(self, seed: int, study: bool) -> None:
+        """Set the three global generators from a 64-bit `seed`; with `study`, `learn` follows."""
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed >> 32)
+        if study and not self._ever_used and not self.watching:
+            self._before = _states()
+
+    def learn(self) -> None:
+        """See whether the sample that was studied used a generator."""
+        if self._before is not None and not self.used():
+            self._quiet += 1
+
+    def used(self) -> bool:
+        """Whether a generator was drawn from or set since this was last asked, or `seed` studied."""
+        before, self._before = self._before, None if self._ever_used else _states()
+        self._ever_used |= before != self._before
+        return self._ever_used
+
+
+def _states() -> tuple[Any, ...]:
+    """The three states, in a form that compares by value and is quick to take."""
+    bits = np.random.get_bit_generator()
+    if isinstance(bits, np.random.MT19937):
+        numpy_state: Any = ctypes.string_at(bits.ctypes.state_address, _MT19937_BYTES)
+    else:
+        numpy_state = repr(bits.state)
+    return torch.default_generator.get_state().numpy().tobytes(), random.getstate(), numpy_state

@@ -1,0 +1,106 @@
+"""Counters and timers of one loader, and the frozen snapshot that ``loader.stats()`` returns.
+
+The recorder is written by the engine alone, in the process and thread that calls ``next()``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """What one worker did: times in seconds."""
+
+    samples: int = 0
+    tasks: int = 0
+    fetch_s: float = 0.0
+    """In ``dataset[i]``."""
+    collate_s: float = 0.0
+    """Collating, and placing into shared memory."""
+
+    @property
+    def busy_s(self) -> float:
+        return self.fetch_s + self.collate_s
+
+    def plus(self, samples: int, fetch_s: float, collate_s: float) -> WorkerStats:
+        return WorkerStats(
+            self.samples + samples,
+            self.tasks + 1,
+            self.fetch_s + fetch_s,
+            self.collate_s + collate_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """One epoch of a loader up to now; times in seconds, sizes in bytes."""
+
+    batches: int = 0
+    """Batches handed over."""
+    samples: int = 0
+    """Samples in them."""
+    wait_s: float = 0.0
+    """Time that ``next()`` kept its caller waiting (the data stall)."""
+    first_batch_s: float | None = None
+    """From ``iter()`` to the first batch in hand; None before that."""
+    batch_bytes: int = 0
+    """Bytes handed over through shared memory."""
+    copied_batches: int = 0
+    """Batches copied out, as the memory budget was held by batches that the user keeps."""
+    slots: int = 0
+    """Slots of shared memory made so far."""
+    slots_in_use: int = 0
+    """Slots that a batch in the making or a batch of the user's holds."""
+    workers: Mapping[int, WorkerStats] = field(default_factory=lambda: MappingProxyType({}))
+    """By the worker's number; 0 is the calling process when ``num_workers=0``."""
+
+
+class Recorder:
+    """Counts one epoch; `clock` returns seconds."""
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self.clock = clock
+        self._start = clock()
+        self._batches = self._samples = self._bytes = self._copied = 0
+        self._wait = 0.0
+        self._first: float | None = None
+        self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
+
+    def task_done(self, worker: int, samples: int, fetch_s: float, collate_s: float) -> None:
+        self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
+
+    def batch_out(self, samples: int, waited_since: float, nbytes: int, copied: bool) -> None:
+        """Count one batch handed over now, to a caller that has waited since `waited_since`."""
+        now = self.clock()
+        self._wait += now - waited_since
+        if self._first is None:
+            self._first = now - self._start
+        self._batches += 1
+        self._samples += samples
+        self._bytes += nbytes
+        self._copied += copied
+
+    def sample_cost(self) -> float | None:
+        """Mean seconds of work that a sample takes; None before the first task is done."""
+        samples = sum(w.samples for w in self._workers.values())
+        return sum(w.busy_s for w in self._workers.values()) / samples if samples else None
+
+    def snapshot(self, slots: int = 0, slots_in_use: int = 0) -> Stats:
+        return Stats(
+            self._batches,
+            self._samples,
+            self._wait,
+            self._first,
+            self._bytes,
+            self._copied,
+            slots,
+            slots_in_use,
+            MappingProxyType(dict(sorted(self._workers.items()))),
+        )
