@@ -11,7 +11,7 @@ from benchmarks.targets import Target
 from penstock.demo.advice import best, duration, ratio
 from penstock.demo.measure import Spread, Summary
 from penstock.demo.record import records
-from penstock.demo.report import reach
+from penstock.demo.report import amount, reach
 
 MIB = 2**20
 
@@ -42,7 +42,7 @@ class SpeedResult:
             "after the first\nbatch, samples/s",
             "first\nbatch",
             "CPU per\nsample",
-            "to torch's\nbest",
+            "to best\ntorch",
         ):
             view.add_column(heading, justify="right")
         rival = best(self.rows, "torch")
@@ -57,10 +57,10 @@ class SpeedResult:
         return [
             row.loader,
             str(row.workers),
-            f"{row.rate.median:,.0f}",
+            amount(row.rate.median),
             reach(row.rate),
             f"{row.rate.median / batch:,.1f}",
-            "" if steady is None else f"{steady.median:,.0f}",
+            "" if steady is None else amount(steady.median),
             duration(row.first_batch.median),
             duration(row.cpu_per_sample.median),
             f"{ratio(row, rival):.2f}",
@@ -88,7 +88,7 @@ class MemoryResult:
         view.add_column("spread", justify="right")
         for loader, figures in self.passes.items():
             spread = Spread.of(figure / MIB for figure in figures)
-            view.add_row(loader, f"{spread.median:,.0f}", reach(spread))
+            view.add_row(loader, amount(spread.median), reach(spread))
         return view
 
     def data(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ Contract
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
@@ -37,6 +38,8 @@ from penstock.machine import available_memory
 
 Bytes = NDArray[np.uint8]
 
+_MADV_POPULATE_READ = 22
+"""Maps pages that exist, all in one go: a quarter of what it costs to fault them in one by one."""
 PAGE = mmap.PAGESIZE
 ADDRESS_SPACE = 1 << 44
 """16 TB, an eighth of what a 64-bit process can address; less where that can't be mapped."""
@@ -115,6 +118,8 @@ class Memory:
             os.posix_fallocate(self.fd, start + known, nbytes - known)
         except OSError as error:
             raise BatchTooLargeError(nbytes, available_memory(), "the memory left is") from error
+        with contextlib.suppress(OSError):  # before Linux 5.14
+            self._map.madvise(_MADV_POPULATE_READ, (slot + 1) * self.span, nbytes)
 
     def own_view(self, slot: int, nbytes: int) -> Bytes:
         """As `slot`, but an array that its slices keep alive (numpy's base of a slice is it)."""

@@ -99,12 +99,13 @@ def _fits(sample: Any, spec: Spec) -> bool:
     except StructureMismatch:
         return False
     for leaf, column in zip(leaves, spec.columns, strict=True):
-        if type(leaf) is not column.kind:
+        kind: Any = type(leaf)
+        if kind is not column.kind:
             return False
-        if column.kind is torch.Tensor:
+        if kind is torch.Tensor:
             if leaf.dtype is not column.dtype or leaf.shape != column.shape:
                 return False
-        elif column.kind is np.ndarray and _column_of(leaf) != column:
+        elif kind is np.ndarray and _column_of(leaf) != column:
             return False
     return True
 
@@ -120,7 +121,7 @@ _NUMBERS: dict[type, torch.dtype] = {float: torch.float64, int: torch.int64, boo
 
 
 def _column_of(leaf: Any) -> Column:
-    kind = type(leaf)
+    kind: Any = type(leaf)
     if kind is torch.Tensor:
         if not _is_plain(leaf):
             raise Irregular
@@ -331,7 +332,8 @@ class _Pickler(pickle.Pickler):
         if not dense.is_contiguous():
             dense = obj.contiguous()
             stride = dense.stride()
-        data = pickle.PickleBuffer(dense.view(-1).view(torch.uint8).numpy())
+        raw: Any = dense.view(-1).view(torch.uint8).numpy()
+        data = pickle.PickleBuffer(raw)
         return _rebuild_tensor, (data, obj.dtype, tuple(obj.shape), stride)
 
 
@@ -381,6 +383,6 @@ def _stack_privately(batch: Sequence[torch.Tensor], collate_fn_map: Any) -> torc
     worker = torch.utils.data._utils.worker
     info, worker._worker_info = worker._worker_info, None
     try:
-        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return, arg-type]
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
     finally:
         worker._worker_info = info

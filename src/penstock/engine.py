@@ -27,7 +27,6 @@ from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
 from penstock.plan import Task, parts_for, split
 from penstock.stats import Recorder
 
-
 NOBODY = 0
 """The generation that no task has; epochs count from 1."""
 
@@ -200,9 +199,7 @@ class Engine:
     def _on_event(self, event: Done | Died) -> None:
         if isinstance(event, Died):
             raise self._death(event)
-        self._recorder.task_done(
-            event.worker, event.samples, event.timing.fetch_s, event.timing.collate_s
-        )
+        self._recorder.task_done(event.worker, event.samples, event.timing.fetch_s, event.timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1

@@ -191,7 +191,7 @@ class Fetcher:
             (sample,) = self._samples(task, timing, seeds)
             return self._collated(sample, slot)
         if self._get_many is not None:
-            many = self._fetch_many(task, timing, seeds)
+            many = self._fetch_many(self._get_many, task, timing, seeds)
             rows_fit = task.rows and isinstance(many, list | tuple) and len(many) > 0
             return self._rows(iter(many), len(many), 0, slot) if rows_fit else self._collated(many, slot)
         samples = self._samples(task, timing, seeds)
@@ -215,13 +215,19 @@ class Fetcher:
             seeder.learn()
         self._position = None
 
-    def _fetch_many(self, task: Task, timing: Timing, seeds: list[int] | None) -> Any:
+    def _fetch_many(
+        self,
+        get_many: Callable[[list[Any]], Any],
+        task: Task,
+        timing: Timing,
+        seeds: list[int] | None,
+    ) -> Any:
         """All samples of a batch by one call, under the first one's seed."""
         self._before_sample(task.batch, 0)
         start = self._clock()
         if seeds and self._seeder is not None:
             self._seeder.seed(seeds[0], study=False)
-        many = self._get_many(list(task.indices))
+        many = get_many(list(task.indices))
         timing.fetch_s += self._clock() - start
         return many
 

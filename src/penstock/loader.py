@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.utils.data
-from torch.utils.data._utils.pin_memory import pin_memory
+from torch.utils.data._utils import pin_memory as torch_pinning
 from torch.utils.data.dataloader import _DatasetKind
 
 from penstock.arena import MAX_WORKERS, Arena, ArenaPool
@@ -149,10 +149,10 @@ class LoaderIterator:
         except BaseException:
             self.close()
             raise
-        return batch if self._pin_device is None else pin_memory(batch, self._pin_device)
+        return batch if self._pin_device is None else _pin_memory(batch, self._pin_device)
 
     def __len__(self) -> int:
-        return len(self._sampler)  # type: ignore[arg-type]
+        return len(self._sampler)
 
     @property
     def closed(self) -> bool:
@@ -169,9 +169,7 @@ class _Session:
     def __init__(self, loader: DataLoader[Any], pool: ArenaPool) -> None:
         self._pool = pool
         self._recipe = Recipe(loader.dataset, loader.collate_fn, loader._auto_collation)
-        self._base_seed = int(
-            torch.empty((), dtype=torch.int64).random_(generator=loader.generator).item()
-        )
+        self._base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator).item())
         self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
         self._timeout = float(loader.timeout)
         self._in_order = bool(getattr(loader, "in_order", True))
@@ -238,3 +236,8 @@ def _pin_device(loader: DataLoader[Any]) -> str | None:
         )
         return None
     return device.type
+
+
+def _pin_memory(batch: Any, device: str) -> Any:
+    """A copy in memory of torch's own pinned allocator, which knows when it is free again."""
+    return torch_pinning.pin_memory(batch, device)  # type: ignore[no-untyped-call]

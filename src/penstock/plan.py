@@ -6,6 +6,7 @@ Nothing here reads a clock, starts anything or touches a generator's state.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,16 +65,14 @@ def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:
 def split(batch_size: int, parts: int) -> list[range]:
     """`parts` runs of positions, in order, whose lengths differ by one at the most."""
     edges = [batch_size * part // parts for part in range(parts + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [range(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def sample_seeds(
-    base_seed: int, epoch: int, batch: int, offset: int, indices: Sequence[Any]
-) -> list[int]:
+def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: Sequence[Any]) -> list[int]:
     """A 64-bit seed for each sample, from (base seed, epoch, position, index).
 
     The position is (batch, offset in the batch). The parts are absorbed one after the other by the

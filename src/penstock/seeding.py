@@ -57,7 +57,7 @@ class SampleSeeder:
 
 def _states() -> tuple[Any, ...]:
     """The three states, in a form that compares by value and is quick to take."""
-    bits = np.random.get_bit_generator()
+    bits: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
     if isinstance(bits, np.random.MT19937):
         numpy_state: Any = ctypes.string_at(bits.ctypes.state_address, _MT19937_BYTES)
     else:

@@ -30,7 +30,7 @@ class Leaf:
 class Items:
     """A list, a tuple or a named tuple."""
 
-    kind: type
+    kind: type[Any]
     children: tuple[Structure, ...]
     flat: bool
 

@@ -1,4 +1,4 @@
-"""Runs tasks in the calling process, one after the other, when it waits for them (``num_workers=0``)."""
+"""Runs tasks in the calling process, one by one, when it waits for them (``num_workers=0``)."""
 
 from __future__ import annotations
 

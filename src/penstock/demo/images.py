@@ -16,7 +16,7 @@ from PIL import Image
 Floats = npt.NDArray[np.float32]
 
 WIDTH, HEIGHT = 500, 375  # pixels, before `Recipe.spread`
-SHEET = 1280  # pixels per side of the texture that the images are cut from
+SHEET = 1024  # pixels per side of the texture that the images are cut from
 SHEETS = 3
 FALLOFF = 1.1  # amplitude as frequency ** -FALLOFF
 CONTRAST = 62.0  # standard deviation of a plane, in 8-bit levels

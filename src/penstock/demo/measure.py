@@ -8,12 +8,13 @@ import resource
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch.utils.data import DataLoader
 
 
@@ -125,14 +126,17 @@ def measure(
     In each round all have their turn, so that a change in the machine's speed meets all alike, and
     each round starts with another one, so that none always runs after the same one. `advance` is
     called after each pass, warm-up included: `passes(...)` times in all.
+
+    Meanwhile torch's operations have one thread in this process, as they have in every worker.
     """
     runs: list[list[Pass]] = [[] for _ in contenders]
     count = len(contenders)
-    for turn in range(rounds + 1):
-        for place in range(count):
-            which = (turn + place) % count
-            runs[which].append(contenders[which].run())
-            advance()
+    with _one_thread():
+        for turn in range(rounds + 1):
+            for place in range(count):
+                which = (turn + place) % count
+                runs[which].append(contenders[which].run())
+                advance()
     return tuple(
         Summary(who.loader, who.workers, tuple(done[1:]))
         for who, done in zip(contenders, runs, strict=True)
@@ -148,6 +152,21 @@ def cpu_seconds() -> float:
     """CPU time of this process and of all its children, and theirs, that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Give torch's operations one thread.
+
+    On images of this size a second one gains nothing, burns as much CPU again while it waits, and
+    slows the process down tenfold as soon as another program wants the core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run(make: Callable[[], DataLoader[Any]], visit: Callable[[Any], None]) -> Pass:

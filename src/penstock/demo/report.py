@@ -13,7 +13,7 @@ from penstock.demo.measure import Spread, Summary
 from penstock.demo.record import environment, records
 from penstock.demo.run import CaseResult, DemoResult
 
-HEADINGS = ("workers", "samples/s", "spread", "first\nbatch", "CPU per\nsample", "to torch's\nbest")
+HEADINGS = ("workers", "samples/s", "spread", "first\nbatch", "CPU per\nsample", "to best\ntorch")
 
 
 def show(result: DemoResult, console: Console) -> None:
@@ -21,7 +21,8 @@ def show(result: DemoResult, console: Console) -> None:
     cores = environment()["cores"]
     console.print(
         f"\n{cores} core{'s' if cores > 1 else ''}; the median of {result.rounds} passes after a "
-        "warm-up, the loaders in turn;\na pass starts its workers and ends with them gone."
+        "warm-up, the loaders in turn;\na pass starts its workers and ends with them gone; "
+        "one torch thread per process."
     )
     for case in result.cases:
         console.print()
@@ -44,7 +45,7 @@ def table(title: str, rows: Sequence[Summary]) -> Table:
         view.add_row(
             row.loader,
             str(row.workers),
-            f"{row.rate.median:,.0f}",
+            amount(row.rate.median),
             reach(row.rate),
             duration(row.first_batch.median),
             duration(row.cpu_per_sample.median),
@@ -55,8 +56,13 @@ def table(title: str, rows: Sequence[Summary]) -> Table:
 
 
 def reach(spread: Spread) -> str:
-    """The lowest and the highest of some large figures."""
-    return f"{spread.low:,.0f}..{spread.high:,.0f}"
+    """The lowest and the highest of some figures."""
+    return f"{amount(spread.low)}..{amount(spread.high)}"
+
+
+def amount(figure: float) -> str:
+    """A number of some size, in six characters."""
+    return f"{figure:,.0f}" if figure < 99_999.5 else f"{figure / 1000:,.0f}k"
 
 
 def data(result: DemoResult) -> dict[str, Any]:

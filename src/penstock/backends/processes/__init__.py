@@ -76,7 +76,16 @@ class _Worker:
         """Send a task, or keep it here until the worker runs: so another can still take it over."""
         self.tasks[_key(task)] = task
         self.load += len(task.indices)
-        run = Run(*(getattr(task, name) for name in Run._fields[:-1]), slot)
+        run = Run(
+            task.generation,
+            task.batch,
+            task.offset,
+            task.indices,
+            task.batch_size,
+            task.rows,
+            task.base_seed,
+            slot,
+        )
         if self.running:
             self.line.post(run)
         else:
@@ -127,9 +136,7 @@ class _Worker:
 class ProcessesBackend(Backend):
     """See `base.Backend`; `context` says by which start method the template comes into being."""
 
-    def __init__(
-        self, job: WorkerJob, memory: Memory, context: BaseContext, base_seed: int
-    ) -> None:
+    def __init__(self, job: WorkerJob, memory: Memory, context: BaseContext, base_seed: int) -> None:
         super().__init__()
         self.workers = job.workers
         self._job, self._memory, self._context, self._base_seed = job, memory, context, base_seed

@@ -18,7 +18,7 @@ def dump(error: BaseException) -> bytes:
             data = pickle.dumps(reduced, protocol=5)
             if _alike(load(data), error):
                 return data
-        except Exception:  # noqa: S112  user classes may fail in any way here; the next form is tried
+        except Exception:
             continue
     kind = type(error)
     return pickle.dumps(WorkerError(f"{kind.__module__}.{kind.__qualname__}", _text(error)))

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from penstock.errors import WorkerError, WorkerTraceback
-from penstock.fetch import Block, Dropped, Failed, NotRegular, Outcome, Rows, Timing
-
 
 class StartWorker(NamedTuple):
     """Main to template; the worker's end of its socket pair comes with it."""

@@ -1,6 +1,8 @@
-"""The job on its way to a template that isn't forked from the main process: serialised once, into
-anonymous shared memory, and read from there by whoever unpickles it (the template under forkserver, every
-worker under spawn)."""
+"""The job on its way to a template that isn't forked from the main process.
+
+It is serialised once, into anonymous shared memory, and read from there by whoever unpickles it: the
+template under forkserver, every worker under spawn.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import ForkProcess
 from typing import Any

@@ -45,9 +45,7 @@ class WorkerJob:
 LoadJob = Callable[[], WorkerJob]
 
 
-def worker_main(
-    load: LoadJob, worker: int, seed: int, channel: Channel, memory: Memory, parent: int
-) -> None:
+def worker_main(load: LoadJob, worker: int, seed: int, channel: Channel, memory: Memory, parent: int) -> None:
     """The life of a worker, from the fork on; returns when there is nothing more to do."""
     die_with(parent)
     loop = _Loop(worker, channel, memory)
