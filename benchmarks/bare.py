@@ -18,7 +18,7 @@ def bare(dataset: Any, batch: int, processes: int) -> Contender:
 
     `batch` samples count as the first batch.
     """
-    return Contender("dataset[i]", processes, lambda: _run(dataset, batch, processes))
+    return Contender("bare", processes, lambda: _run(dataset, batch, processes))
 
 
 def _run(dataset: Any, batch: int, processes: int) -> Pass:
@@ -27,8 +27,7 @@ def _run(dataset: Any, batch: int, processes: int) -> Pass:
     ready = context.Barrier(processes)
     results: SimpleQueue[Times] = context.SimpleQueue()
     children = [
-        context.Process(target=_work, args=(dataset, batch, ready, results))
-        for _ in range(processes)
+        context.Process(target=_work, args=(dataset, batch, ready, results)) for _ in range(processes)
     ]
     for child in children:
         child.start()

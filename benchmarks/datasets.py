@@ -48,9 +48,7 @@ class ByteImages(Dataset[Tensor]):
     def __init__(self, paths: Sequence[Path]) -> None:
         """Take JPEG files; a path may come more than once."""
         self.paths = [str(path) for path in paths]
-        self.transform = v2.Compose(
-            [v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip()]
-        )
+        self.transform = v2.Compose([v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip()])
 
     def __len__(self) -> int:
         """The number of paths."""

@@ -29,7 +29,8 @@ class SpeedResult:
         """One row for each contender."""
         first = self.rows[0].passes[0]
         view = Table(
-            title=f"{self.title}: {first.samples} samples in {first.batches} batches a pass",
+            title=f"{self.title}: {first.samples} samples in {first.batches} batches a pass\n"
+            "(steady: after the first batch; bare: processes that only call dataset[i])",
             title_justify="left",
             box=box.SIMPLE_HEAD,
         )
@@ -39,7 +40,7 @@ class SpeedResult:
             "samples/s",
             "spread",
             "batches/s",
-            "after the first\nbatch, samples/s",
+            "steady,\nsamples/s",
             "first\nbatch",
             "CPU per\nsample",
             "to best\ntorch",
@@ -82,7 +83,12 @@ class MemoryResult:
 
     def table(self) -> Table:
         """One row for each loader."""
-        view = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
+        view = Table(
+            title=self.title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            min_width=len(self.title),
+        )
         view.add_column("")
         view.add_column("summed PSS, MiB", justify="right")
         view.add_column("spread", justify="right")
@@ -108,9 +114,7 @@ def targets_table(results: Sequence[Result]) -> Table:
         view.add_column(heading, justify="right")
     for result in results:
         for target in result.targets:
-            view.add_row(
-                result.name, target.what, f"{target.figure:.2f}", _bound(target), _met(target)
-            )
+            view.add_row(result.name, target.what, f"{target.figure:.2f}", _bound(target), _met(target))
     return view
 
 

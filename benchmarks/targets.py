@@ -34,9 +34,9 @@ def row(rows: Sequence[Summary], loader: str, workers: int) -> Summary:
 
 def image_targets(rows: Sequence[Summary], goal: float) -> list[Target]:
     """Against torch's best number of workers, and against processes without any loader."""
-    ours, theirs, alone = row(rows, "penstock", 2), best(rows, "torch"), row(rows, "dataset[i]", 1)
+    ours, theirs, alone = row(rows, "penstock", 2), best(rows, "torch"), row(rows, "bare", 1)
     share = ratio(ours, alone) / 2
-    pair = ratio(ours, row(rows, "dataset[i]", 2))
+    pair = ratio(ours, row(rows, "bare", 2))
     return [
         Target("Penstock, 2 workers, to torch's best", ratio(ours, theirs), goal),
         Target("Penstock's best to torch's best", ratio(best(rows, "penstock"), theirs)),
@@ -57,9 +57,7 @@ def pair_targets(rows: Sequence[Summary], goal: float) -> list[Target]:
 
 def first_batch_targets(rows: Sequence[Summary]) -> list[Target]:
     """Time to first batch against torch's, for each number of workers that both have."""
-    counts = {
-        loader: {each.workers for each in rows if each.loader == loader} for loader in LOADERS
-    }
+    counts = {loader: {each.workers for each in rows if each.loader == loader} for loader in LOADERS}
     return [
         Target(
             f"time to first batch, {workers} workers: Penstock's to torch's",

@@ -2,18 +2,22 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
 
 from penstock import __version__
 from penstock.cli import main
 from penstock.demo.advice import advise, best, duration
 from penstock.demo.cases import (
+    LOADERS,
     SIDE,
     CachedDataset,
     ImageFolder,
@@ -23,7 +27,7 @@ from penstock.demo.cases import (
     worker_counts,
 )
 from penstock.demo.images import HEIGHT, WIDTH, Recipe, make_images
-from penstock.demo.measure import Contender, Pass, Spread, Summary, measure, passes
+from penstock.demo.measure import Contender, Pass, Spread, Summary, contender, measure, passes
 from penstock.demo.run import Scale
 
 RECIPE = Recipe(count=12, png_every=3, truncated=2, empty=1)
@@ -35,6 +39,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("images")
     make_images(made, RECIPE)
     return made
+
+
+class Busy(Dataset[int]):
+    """Sixteen samples that each take this much CPU time."""
+
+    SECONDS = 0.01
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> int:
+        end = time.process_time() + self.SECONDS
+        while time.process_time() < end:
+            pass
+        return index
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -50,15 +69,16 @@ def one_pass(
     return Pass(samples, samples // 32, 32, seconds, first_batch, seconds - 0.5, cpu_seconds)
 
 
-def summary(loader: str, workers: int, rate: float) -> Summary:
+def summary(loader: str, workers: int, rate: float, cpu_per_sample: float) -> Summary:
     """A row of this many samples per second."""
-    return Summary(loader, workers, (one_pass(seconds=64 / rate),))
+    run = one_pass(seconds=64 / rate, cpu_seconds=64 * cpu_per_sample)
+    return Summary(loader, workers, (run,))
 
 
-def rows(torch_rates: Sequence[float], penstock_rates: Sequence[float]) -> list[Summary]:
-    """Rows for 0, 1, 2... workers of each loader."""
+def rows(torch_rates: Sequence[float], penstock_rates: Sequence[float], overhead: float = 2) -> list[Summary]:
+    """Rows for 0, 1, 2... workers of each loader; workers multiply the CPU time by `overhead`."""
     return [
-        summary(loader, workers, rate)
+        summary(loader, workers, rate, 10e-3 * (overhead if workers else 1))
         for loader, rates in (("torch", torch_rates), ("penstock", penstock_rates))
         for workers, rate in enumerate(rates)
     ]
@@ -87,9 +107,7 @@ class TestImages:
 
     def test_damaged_files_do_not_decode(self, folder: Path) -> None:
         dataset = ImageFolder(folder)
-        bad = [
-            sample for sample in map(dataset.__getitem__, range(12)) if not torch.is_tensor(sample)
-        ]
+        bad = [sample for sample in map(dataset.__getitem__, range(12)) if not torch.is_tensor(sample)]
         assert len(bad) == 3
         empty = [path for path in folder.iterdir() if path.stat().st_size == 0]
         assert len(empty) == 1
@@ -125,9 +143,7 @@ class TestCases:
         assert batch.images.shape == (0, 3, SIDE, SIDE)
         assert batch.undecodable == ["a"]
 
-    @pytest.mark.parametrize(
-        ("cores", "counts"), [(1, [0, 1, 2]), (3, [0, 1, 2]), (8, [0, 1, 2, 4])]
-    )
+    @pytest.mark.parametrize(("cores", "counts"), [(1, [0, 1, 2]), (3, [0, 1, 2]), (8, [0, 1, 2, 4])])
     def test_worker_counts_follow_the_cores(
         self, cores: int, counts: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -154,19 +170,28 @@ class TestMeasure:
     def test_contenders_take_turns_and_the_warm_up_does_not_count(self) -> None:
         order: list[str] = []
 
-        def contender(name: str) -> Contender:
+        def fake(name: str) -> Contender:
             def go() -> Pass:
                 order.append(name)
                 return one_pass(seconds=float(len(order)))
 
             return Contender(name, 0, go)
 
-        contenders = [contender("a"), contender("b")]
+        contenders = [fake("a"), fake("b")]
         first, second = measure(contenders, rounds=2)
         assert order == ["a", "b", "b", "a", "a", "b"]
         assert len(order) == passes(contenders, rounds=2)
         assert [run.seconds for run in first.passes] == [4, 5]
         assert [run.seconds for run in second.passes] == [3, 6]
+
+    @pytest.mark.parametrize("loader", LOADERS)
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_cpu_time_counts_workers_and_none_is_left(self, loader: str, workers: int) -> None:
+        options = {"dataset": Busy(), "batch_size": 4}
+        (row,) = measure([contender(LOADERS[loader], loader, workers, options)], rounds=1)
+        assert len(Busy()) * Busy.SECONDS < row.passes[0].cpu_seconds < row.passes[0].seconds * 4
+        workers_left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
+        assert workers_left == []
 
 
 class TestAdvice:
@@ -182,7 +207,12 @@ class TestAdvice:
             (
                 [320_000, 40_000, 64_000],
                 [320_000, 150_000, 160_000],
-                ["Use num_workers=0", "3.12 µs", "5 times slower with 2", "2 times slower with 2"],
+                [
+                    "Use num_workers=0",
+                    "10 ms of CPU time without workers and 20 ms at best",
+                    "5 times slower with 2",
+                    "2 times slower with 2",
+                ],
             ),
             ([100, 90, 100], [100, 102, 90], ["Use num_workers=0", "no faster with 1 worker than"]),
             ([100, 50], [150, 152], ["penstock.DataLoader is no faster", "Penstock is 1.50 times"]),
@@ -204,9 +234,10 @@ class TestAdvice:
         assert sentence.endswith(".")
         assert ". " not in sentence
 
-    @pytest.mark.parametrize(
-        ("seconds", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (3.1e-6, "3.1 µs")]
-    )
+    def test_workers_that_get_no_core_are_told_from_workers_that_cost(self) -> None:
+        assert "kept no more than 1.0 cores busy" in advise(rows([100, 95], [100, 98], overhead=1))
+
+    @pytest.mark.parametrize(("seconds", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (3.1e-6, "3.1 µs")])
     def test_durations(self, seconds: float, text: str) -> None:
         assert duration(seconds) == text
 

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from penstock.arena import Bytes, aligned
-from penstock.errors import BatchNotSendableError
+from penstock.errors import BatchNotSendableError, BatchTooLargeError
 from penstock.tree import Structure, StructureMismatch, flatten, map_kinds, structure_of
 
 FLUSH_BYTES = 1 << 16
@@ -310,6 +310,8 @@ def _dumps(batch: Any, place: Any) -> bytes:
     stream = io.BytesIO()
     try:
         _Pickler(stream, protocol=5, buffer_callback=place).dump(batch)
+    except BatchTooLargeError:
+        raise
     except Exception as plain:
         try:
             return cloudpickle.dumps(batch)  # type: ignore[no-any-return]

@@ -140,7 +140,7 @@ class BatchNotSendableError(PenstockError, TypeError):
         )
 
 
-class BatchTooLargeError(PenstockError, MemoryError):
+class BatchTooLargeError(MemoryError, PenstockError):
     """A batch needs more memory than there is, or than one batch may have.
 
     Attributes:

@@ -134,6 +134,8 @@ class LoaderIterator:
     def __next__(self) -> Any:
         if self._finished:
             raise StopIteration
+        if self.closed:
+            raise ClosedError("this iterator was closed: call iter() on the loader for another one.")
         try:
             batch = next(self._engine)
         except StopIteration:

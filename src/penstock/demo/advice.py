@@ -6,6 +6,7 @@ from penstock.demo.measure import Summary
 
 NAMES = {"torch": "torch's DataLoader", "penstock": "penstock.DataLoader"}
 NOTABLE = 1.05  # a smaller ratio between two medians is called no difference
+COSTLY = 1.25  # so many times the CPU time per sample explains why workers do not help
 
 
 def best(rows: Sequence[Summary], loader: str | None = None, pooled: bool | None = None) -> Summary:
@@ -42,13 +43,21 @@ def duration(seconds: float) -> str:
 
 def _without_workers(rows: Sequence[Summary]) -> str:
     """The sentence for a case in which no number of workers helps."""
-    inline = best(rows, "torch", pooled=False)
     effects = " and ".join(f"{NAMES[loader]} {_effect(rows, loader)}" for loader in NAMES)
-    return (
-        f"Use num_workers=0: a sample takes {duration(1 / inline.rate.median)} without workers, "
-        "which is too little to be worth starting workers and handing batches over, "
-        f"so that {effects}; without workers {_compare(rows)}."
-    )
+    return f"Use num_workers=0: {_obstacle(rows)}, so that {effects}; without workers {_compare(rows)}."
+
+
+def _obstacle(rows: Sequence[Summary]) -> str:
+    """Why workers do not help: what they cost, or else how little they got to run."""
+    inline, pooled = best(rows, "torch", pooled=False), best(rows, pooled=True)
+    without, with_them = inline.cpu_per_sample.median, pooled.cpu_per_sample.median
+    if with_them > without * COSTLY:
+        return (
+            f"a sample takes {duration(without)} of CPU time without workers and "
+            f"{duration(with_them)} at best with them, as they have to be started and to hand "
+            "every batch over"
+        )
+    return f"the workers kept no more than {with_them * pooled.rate.median:.1f} cores busy"
 
 
 def _with_workers(rows: Sequence[Summary]) -> str:

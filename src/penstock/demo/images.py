@@ -46,9 +46,7 @@ class Recipe:
             raise ValueError(f"spread is {self.spread}, but must lie between 0 and 0.5")
 
 
-def make_images(
-    folder: Path, recipe: Recipe, advance: Callable[[], None] = lambda: None
-) -> list[Path]:
+def make_images(folder: Path, recipe: Recipe, advance: Callable[[], None] = lambda: None) -> list[Path]:
     """Write the recipe's files into `folder` and return their paths, in order of name.
 
     `advance` is called once for each file written.
@@ -100,10 +98,7 @@ def _sheets(rng: np.random.Generator) -> list[Floats]:
     frequency = np.hypot(np.fft.fftfreq(SHEET)[:, None], np.fft.rfftfreq(SHEET)[None, :])
     frequency[0, 0] = np.inf  # no mean
     amplitude = (frequency**-FALLOFF).astype(np.float32)
-    return [
-        np.stack([_plane(amplitude, rng) for _ in COLOURS], axis=-1) @ COLOURS
-        for _ in range(SHEETS)
-    ]
+    return [np.stack([_plane(amplitude, rng) for _ in COLOURS], axis=-1) @ COLOURS for _ in range(SHEETS)]
 
 
 def _plane(amplitude: Floats, rng: np.random.Generator) -> Floats:
@@ -114,9 +109,7 @@ def _plane(amplitude: Floats, rng: np.random.Generator) -> Floats:
     return scaled
 
 
-def _picture(
-    sheets: list[Floats], size: tuple[int, int], rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
+def _picture(sheets: list[Floats], size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """One picture of shape (height, width, 3): two surfaces that meet at an edge, lit unevenly."""
     width, height = size
     near, far = (_crop(sheets[i], size, rng) for i in rng.choice(len(sheets), 2, replace=False))

@@ -138,8 +138,7 @@ def measure(
                 runs[which].append(contenders[which].run())
                 advance()
     return tuple(
-        Summary(who.loader, who.workers, tuple(done[1:]))
-        for who, done in zip(contenders, runs, strict=True)
+        Summary(who.loader, who.workers, tuple(done[1:])) for who, done in zip(contenders, runs, strict=True)
     )
 
 

@@ -59,8 +59,6 @@ def run(scale: Scale, folder: Path, phase: Phase) -> DemoResult:
         cached_case(scale.samples),
     ):
         contenders = case.contenders(worker_counts())
-        rows = measure(
-            contenders, scale.rounds, phase(case.title, passes(contenders, scale.rounds))
-        )
+        rows = measure(contenders, scale.rounds, phase(case.title, passes(contenders, scale.rounds)))
         results.append(CaseResult(case.name, case.title, rows[0].passes[0].samples, rows))
     return DemoResult(scale.rounds, tuple(results), tuple(sorted(undecodable)))

@@ -1,0 +1,225 @@
+"""However a run ends, nothing of it is left, and soon."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOON = 5.0
+
+PREAMBLE = """
+import os, signal, sys, time
+from penstock import DataLoader
+from tests.datasets import Hooked, Squares
+
+def slow(index):
+    if index >= 40:
+        time.sleep(1000)
+
+def open_loader(method="fork", hook=None, **arguments):
+    dataset = Squares(10_000) if hook is None else Hooked(hook, size=10_000)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method, **arguments)
+    iterator = iter(loader)
+    next(iterator)
+    return loader, iterator
+
+def ready():
+    print("ready", flush=True)
+"""
+
+
+class Program:
+    """A program in a process of its own, that says when it is ready; knows all its descendants."""
+
+    def __init__(self, body: str) -> None:
+        text = PREAMBLE + textwrap.dedent(body)
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", text],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == "ready", self.process.communicate()[1]
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def assert_all_gone(self, minimum: int = 3) -> None:
+        assert len(self.family) >= minimum, "there was something to end"
+        start = time.monotonic()
+        _, alive = psutil.wait_procs(self.family, timeout=SOON)
+        assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+        assert time.monotonic() - start < SOON
+
+
+@pytest.fixture
+def run() -> Iterator[type[Program]]:
+    programs: list[Program] = []
+
+    class Kept(Program):
+        def __init__(self, body: str) -> None:
+            super().__init__(body)
+            programs.append(self)
+
+    yield Kept
+    for program in programs:
+        program.process.kill()
+        program.process.communicate()
+        for process in program.family:
+            if process.is_running():
+                process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("where", ["in the step", "in next()"])
+def test_a_signal_to_the_main_process(run: type[Program], number: int, where: str) -> None:
+    if where == "in the step":
+        program = run("loader, iterator = open_loader()\nready()\ntime.sleep(1000)")
+    else:
+        program = run(
+            """
+            loader, iterator = open_loader(hook=slow)
+            ready()
+            for batch in iterator:
+                pass
+            """
+        )
+    program.process.send_signal(number)
+    _, stderr = program.process.communicate(timeout=20)
+    program.assert_all_gone()
+    assert program.process.returncode == -number or number == signal.SIGINT
+    if number == signal.SIGINT:
+        assert stderr.count("Traceback") == 1
+        assert "KeyboardInterrupt" in stderr
+    else:
+        assert stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_sigkill_under_other_start_methods(run: type[Program], method: str) -> None:
+    program = run(f"loader, iterator = open_loader({method!r})\nready()\ntime.sleep(1000)")
+    program.process.kill()
+    program.process.communicate(timeout=20)
+    program.assert_all_gone()
+
+
+def test_ctrl_c_to_the_whole_group_prints_one_traceback() -> None:
+    program = PREAMBLE + textwrap.dedent(
+        """
+        loader, iterator = open_loader(hook=slow)
+        ready()
+        for batch in iterator:
+            pass
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "ready"
+    family = psutil.Process(process.pid).children(recursive=True)
+    import os
+
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert stderr.count("Traceback") == 1
+    _, alive = psutil.wait_procs(family, timeout=SOON)
+    assert alive == []
+
+
+@pytest.mark.parametrize("workers", ["idle", "on a slow sample"])
+def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str) -> None:
+    hook = "slow" if workers == "on a slow sample" else "None"
+    program = run(f"loader, iterator = open_loader(hook={hook})\nready()")
+    _, stderr = program.process.communicate(timeout=20)
+    program.assert_all_gone(minimum=0)
+    assert program.process.returncode == 0
+    assert stderr == ""
+
+
+def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> None:
+    program = run(
+        """
+        loader, iterator = open_loader(persistent_workers=True)
+        kept = [next(iterator) for _ in range(50)]
+        ready()
+        """
+    )
+    _, stderr = program.process.communicate(timeout=20)
+    program.assert_all_gone(minimum=0)
+    assert stderr == ""
+    assert program.process.returncode == 0
+
+
+def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]) -> None:
+    """Its template is forked with the first one's sockets open, and must let go of them."""
+    program = run(
+        """
+        first = open_loader()
+        second = open_loader()
+        if os.fork() == 0:
+            time.sleep(4)
+            os._exit(0)
+        ready()
+        time.sleep(1000)
+        """
+    )
+    program.process.kill()
+    program.process.communicate(timeout=20)
+    templates = [p for p in program.family if p.is_running()]
+    start = time.monotonic()
+    _, alive = psutil.wait_procs(templates, timeout=3)
+    assert len(alive) <= 1, "only the user's own forked child may still be there"
+    assert time.monotonic() - start < SOON
+
+
+def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) -> None:
+    program = run(
+        """
+        def half_a_second(index):
+            if index >= 8:
+                time.sleep(0.5)
+        loader, iterator = open_loader(hook=half_a_second)
+        time.sleep(0.2)
+        start = time.monotonic()
+        del iterator
+        took = time.monotonic() - start
+        ready()
+        print(took, file=sys.stderr)
+        """
+    )
+    _, stderr = program.process.communicate(timeout=20)
+    assert float(stderr) < 1.0, "a batch of four takes two seconds"
+
+
+def test_a_worker_that_ignores_sigterm_is_killed(run: type[Program]) -> None:
+    program = run(
+        """
+        def stubborn(index):
+            if index >= 8:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True:
+                    time.sleep(1000)
+        loader, iterator = open_loader(hook=stubborn)
+        ready()
+        sys.stdin.read()
+        """
+    )
+    program.process.communicate(timeout=20)
+    program.assert_all_gone(minimum=0)
+    assert program.process.returncode == 0

@@ -1,0 +1,338 @@
+"""The loader as a user meets it: life cycle, stats, memory, workers' surroundings, randomness."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import get_worker_info
+
+from penstock import ClosedError, DataLoader
+from tests.conftest import our_children
+from tests.datasets import Hooked, Marks, Mixed, Named, Noise, Squares, equal
+
+
+def run_program(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        **options,
+    )
+
+
+# -- batches stay what they are ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", [Mixed(1000), Named(1000)], ids=["rows", "block"])
+def test_kept_batches_stay_intact(dataset: Any) -> None:
+    loader = DataLoader(dataset, batch_size=1, num_workers=2)
+    kept = list(loader)
+    assert len(kept) == 1000
+    for index, batch in enumerate(kept):
+        expected = torch.utils.data.default_collate([dataset[index]])
+        assert equal(batch, expected)
+
+
+def test_a_slice_keeps_its_batch() -> None:
+    slices = []
+    for images, _ in DataLoader(Squares(400, width=5000), batch_size=4, num_workers=2):
+        slices.append(images[1:2].view(-1)[7:9])
+        del images
+    expected = [float(4 * batch + 1) ** 2 for batch in range(100)]
+    assert [piece.tolist() for piece in slices] == [[value, value] for value in expected]
+
+
+def test_slots_are_used_again() -> None:
+    loader = DataLoader(Squares(400, width=5000), batch_size=4, num_workers=2)
+    for _ in loader:
+        pass
+    assert loader.stats().slots <= 7
+
+
+def test_batches_outlive_loader_and_may_be_written_to() -> None:
+    loader = DataLoader(Squares(16), batch_size=8, num_workers=2)
+    images, labels = next(iter(loader))
+    del loader
+    images += 1
+    assert images[3].tolist() == [10.0] * 4
+    assert labels.tolist() == list(range(8))
+
+
+def test_a_thousand_batches_in_a_tight_place() -> None:
+    """256 descriptors, and a /dev/shm of 1 MB, where this process may mount one."""
+    done = run_program(
+        """
+        import ctypes, os, resource
+        CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
+        libc = ctypes.CDLL(None, use_errno=True)
+        small = False
+        if libc.unshare(CLONE_NEWNS) == 0:
+            libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+            small = libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=1m") == 0
+        assert not small or os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize == 1 << 20
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        import torch
+        from penstock import DataLoader
+        from tests.datasets import Named, Squares
+        for dataset in (Squares(8000, width=1000), Named(8000, width=1000)):
+            loader = DataLoader(dataset, batch_size=8, num_workers=2)
+            kept = list(loader)
+            assert len(kept) == 1000, len(kept)
+            for number, (images, _) in enumerate(kept):
+                want = torch.arange(8 * number, 8 * number + 8.0)
+                want = want**2 if type(dataset) is Squares else want
+                assert torch.equal(images, want[:, None].expand(8, 1000)), number
+        print("intact", len(os.listdir("/proc/self/fd")) < 30)
+        """,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.stdout.strip() == "intact True", done.stderr
+
+
+def test_past_the_budget_batches_are_copied_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.arena.available_memory", lambda: 4 << 20)  # a budget of 1 MB
+    loader = DataLoader(Squares(200, width=5000), batch_size=4, num_workers=2)
+    kept = list(loader)
+    stats = loader.stats()
+    assert stats.copied_batches > 0
+    assert stats.slots * 80_000 <= 1 << 20
+    assert [int(labels[0]) for _, labels in kept] == list(range(0, 200, 4))
+    assert all(bool((images[1] == float(labels[1]) ** 2).all()) for images, labels in kept)
+
+
+# -- life cycle ----------------------------------------------------------------------------------
+
+
+def test_breaking_off_ends_the_workers() -> None:
+    for _ in DataLoader(Squares(1000), batch_size=2, num_workers=2):
+        break
+    assert our_children() == []
+
+
+def test_an_exception_in_the_loop_ends_the_workers() -> None:
+    def train() -> None:
+        for _ in DataLoader(Squares(1000), batch_size=2, num_workers=2):
+            raise ValueError("the user's")
+
+    with pytest.raises(ValueError, match="the user's"):
+        train()
+    assert our_children() == []
+
+
+def test_closing() -> None:
+    with DataLoader(Squares(100), batch_size=2, num_workers=2, persistent_workers=True) as loader:
+        iterator = iter(loader)
+        batch = next(iterator)
+        assert our_children()
+    assert our_children() == []
+    assert batch[1].tolist() == [0, 1]
+    loader.close()
+    with pytest.raises(ClosedError, match="closed"):
+        next(iterator)
+    with pytest.raises(ClosedError, match="closed"):
+        iter(loader)
+
+
+def test_an_exhausted_iterator_stays_exhausted() -> None:
+    for workers in (0, 2):
+        iterator = iter(DataLoader(Squares(4), batch_size=2, num_workers=workers))
+        assert len(list(iterator)) == 2
+        assert list(iterator) == []
+
+
+def test_persistent_workers_are_the_same_in_every_epoch(tmp_path: Path) -> None:
+    loader = DataLoader(Marks(tmp_path), batch_size=2, num_workers=2, persistent_workers=True)
+    first = list(loader)
+    pids = set(os.listdir(tmp_path))
+    for _ in loader:
+        break  # left early: what is in the making is dropped
+    assert equal(list(loader), first)
+    assert set(os.listdir(tmp_path)) <= pids | {str(p.pid) for p in our_children()}
+    assert len(os.listdir(tmp_path)) <= 2
+    loader.close()
+
+
+def test_several_iterators_at_once() -> None:
+    loader = DataLoader(Squares(20), batch_size=2, num_workers=2)
+    pairs = list(zip(loader, loader, strict=True))
+    assert len(pairs) == 10
+    assert all(equal(a, b) for a, b in pairs)
+
+
+def test_a_changed_dataset_is_seen_changed() -> None:
+    dataset = Squares(4)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2)
+    assert next(iter(loader))[0].shape == (4, 4)
+    dataset.width = 7
+    assert next(iter(loader))[0].shape == (4, 7)
+
+
+def test_copies_have_workers_of_their_own() -> None:
+    loader = DataLoader(Squares(8), batch_size=4, num_workers=2)
+    first = list(loader)
+    for other in (copy.copy(loader), pickle.loads(pickle.dumps(loader))):
+        assert equal(list(other), first)
+
+
+def test_use_in_a_forked_child_is_refused_and_harmless() -> None:
+    loader = DataLoader(Squares(40), batch_size=2, num_workers=2)
+    iterator = iter(loader)
+    kept = [next(iterator)]
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            next(iterator)
+        except ClosedError:
+            kept.clear()
+            loader.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    kept += list(iterator)
+    assert [labels.tolist() for _, labels in kept] == [[i, i + 1] for i in range(0, 40, 2)]
+
+
+# -- workers' surroundings -----------------------------------------------------------------------
+
+
+def test_the_dataset_never_runs_in_the_main_process(tmp_path: Path) -> None:
+    list(DataLoader(Marks(tmp_path), batch_size=4, num_workers=2))
+    assert os.listdir(tmp_path)
+    assert str(os.getpid()) not in os.listdir(tmp_path)
+
+
+def look_around(_: int) -> None:
+    info = get_worker_info()
+    assert info is not None
+    assert info.num_workers == 2
+    assert info.id in (0, 1)
+    assert type(info.dataset) is Hooked
+    assert torch.initial_seed() is not None
+    assert torch.get_num_threads() == 1
+
+
+def test_workers_look_like_torchs() -> None:
+    list(DataLoader(Hooked(look_around), batch_size=4, num_workers=2))
+    assert get_worker_info() is None
+
+
+def test_worker_init_fn_runs_in_every_worker() -> None:
+    seen = {}
+
+    def remember(worker: int) -> None:
+        seen["worker"] = worker
+
+    def check(_: int) -> None:
+        info = get_worker_info()
+        assert info is not None
+        assert seen == {"worker": info.id}
+
+    list(DataLoader(Hooked(check), batch_size=4, num_workers=2, worker_init_fn=remember))
+    assert seen == {}
+
+
+def test_worker_init_fn_that_raises() -> None:
+    def broken(_: int) -> None:
+        raise LookupError("no such device")
+
+    with pytest.raises(LookupError, match="no such device"):
+        list(DataLoader(Squares(8), batch_size=4, num_workers=2, worker_init_fn=broken))
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_other_start_methods(method: str) -> None:
+    scale = 3
+
+    class Local(Squares):
+        def __getitem__(self, index: int) -> Any:
+            return torch.tensor([index * scale])
+
+    loader = DataLoader(
+        Local(20), batch_size=5, num_workers=2, multiprocessing_context=method, collate_fn=lambda s: sum(s)
+    )
+    assert [batch.item() for batch in loader] == [30, 105, 180, 255]
+
+
+# -- randomness ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_random_samples_do_not_depend_on_the_workers() -> None:
+    def run(**arguments: Any) -> list[Any]:
+        torch.manual_seed(5)
+        return list(DataLoader(Noise(60), batch_size=8, shuffle=True, **arguments))
+
+    one = run(num_workers=1)
+    assert equal(run(num_workers=2), one)
+    assert equal(run(num_workers=3, prefetch_factor=4), one)
+    flat = np.concatenate([batch[0].numpy().ravel() for batch in one])
+    assert len(np.unique(flat)) == flat.size
+
+
+class SometimesNoise(Squares):
+    """Uses no randomness at first, then here and there."""
+
+    def __getitem__(self, index: int) -> Any:
+        noise = torch.rand(1).item() if index > 60 and index % 7 == 0 else 0.0
+        return torch.tensor([float(index), noise])
+
+
+def test_randomness_that_comes_late_is_seeded_all_the_same() -> None:
+    def run(workers: int, batch_size: int = 4) -> list[Any]:
+        torch.manual_seed(5)
+        return list(DataLoader(SometimesNoise(200), batch_size=batch_size, num_workers=workers))
+
+    assert equal(run(1), run(2))
+
+
+def test_epochs_differ_and_persistent_ones_too() -> None:
+    for persistent in (False, True):
+        loader = DataLoader(Noise(8), batch_size=8, num_workers=1, persistent_workers=persistent)
+        (first,), (second,) = list(loader), list(loader)
+        assert not equal(first, second)
+        loader.close()
+
+
+# -- stats ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stats(workers: int) -> None:
+    loader = DataLoader(Squares(20), batch_size=4, num_workers=workers)
+    assert loader.stats().batches == 0
+    kept = [batch for batch in loader]  # noqa: C416
+    stats = loader.stats()
+    assert stats.batches == len(kept) == 5
+    assert stats.samples == 20
+    assert stats.first_batch_s is not None
+    assert 0 < stats.first_batch_s <= stats.wait_s + stats.first_batch_s
+    assert sum(w.samples for w in stats.workers.values()) == 20
+    assert all(w.busy_s > 0 for w in stats.workers.values() if w.samples)
+    if workers:
+        assert stats.slots_in_use == 5
+        assert stats.batch_bytes > 0
+        del kept
+        assert loader.stats().slots_in_use == 0
+
+
+def test_in_order_false_gives_the_same_batches() -> None:
+    try:
+        loader = DataLoader(Squares(40), batch_size=2, num_workers=2, in_order=False)
+    except TypeError:
+        pytest.skip("torch before 2.6 has no in_order")
+    assert sorted(labels.tolist() for _, labels in loader) == [[i, i + 1] for i in range(0, 40, 2)]
