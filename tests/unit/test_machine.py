@@ -1,0 +1,87 @@
+"""What the cgroup's files say of the memory that is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from penstock import machine
+from penstock.machine import available_memory
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def v2(folder: Path, limit: str, usage: int, stat: str = "") -> None:
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{usage}\n")
+    (folder / "memory.stat").write_text(stat)
+
+
+def v1(folder: Path, limit: int, usage: int, stat: str = "") -> None:
+    (folder / "memory").mkdir()
+    (folder / "memory" / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    (folder / "memory" / "memory.usage_in_bytes").write_text(f"{usage}\n")
+    (folder / "memory" / "memory.stat").write_text(stat)
+
+
+def is_what_the_machine_has(count: int) -> bool:
+    return abs(count - psutil.virtual_memory().available) < 0.2 * psutil.virtual_memory().total
+
+
+def test_version_2_leaves_the_limit_less_the_usage(cgroup: Path) -> None:
+    v2(cgroup, str(10 * MB), 4 * MB)
+    assert available_memory() == 6 * MB
+
+
+def test_version_1_leaves_the_limit_less_the_usage(cgroup: Path) -> None:
+    v1(cgroup, 10 * MB, 4 * MB)
+    assert available_memory() == 6 * MB
+
+
+def test_version_2_counts_cache_that_can_be_dropped_as_left(cgroup: Path) -> None:
+    v2(cgroup, str(10 * MB), 9 * MB, f"anon {MB}\nfile 77\ninactive_file {2 * MB}\nactive_file 5\n")
+    assert available_memory() == 3 * MB
+
+
+def test_version_1_counts_the_cache_of_the_whole_hierarchy(cgroup: Path) -> None:
+    v1(cgroup, 10 * MB, 9 * MB, f"inactive_file 5\ntotal_inactive_file {2 * MB}\n")
+    assert available_memory() == 3 * MB
+
+
+def test_a_group_over_its_limit_leaves_nothing(cgroup: Path) -> None:
+    v2(cgroup, str(4 * MB), 5 * MB)
+    assert available_memory() == 0
+
+
+def test_no_limit_in_version_2_leaves_what_the_machine_has(cgroup: Path) -> None:
+    v2(cgroup, "max", 4 * MB)
+    assert is_what_the_machine_has(available_memory())
+
+
+def test_no_limit_in_version_1_leaves_what_the_machine_has(cgroup: Path) -> None:
+    v1(cgroup, 9223372036854771712, 4 * MB)
+    assert is_what_the_machine_has(available_memory())
+
+
+@pytest.mark.usefixtures("cgroup")
+def test_no_files_leave_what_the_machine_has() -> None:
+    assert is_what_the_machine_has(available_memory())
+
+
+def test_a_missing_account_of_the_cache_counts_as_none(cgroup: Path) -> None:
+    v2(cgroup, str(10 * MB), 4 * MB)
+    (cgroup / "memory.stat").unlink()
+    assert available_memory() == 6 * MB
+
+
+def test_a_limit_above_the_machine_is_no_promise(cgroup: Path) -> None:
+    v2(cgroup, str(1 << 50), 0)
+    assert is_what_the_machine_has(available_memory())
