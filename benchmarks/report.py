@@ -30,7 +30,7 @@ class SpeedResult:
         first = self.rows[0].passes[0]
         view = Table(
             title=f"{self.title}: {first.samples} samples in {first.batches} batches a pass\n"
-            "(steady: after the first batch; bare: processes that only call dataset[i])",
+            "(steady: after the first batch; bare: processes without a loader)",
             title_justify="left",
             box=box.SIMPLE_HEAD,
         )

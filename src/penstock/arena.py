@@ -156,9 +156,12 @@ class Notes:
         self._words = memory.control
         self._at = NOTE_WORDS * (worker + 1)
 
-    def sample(self, batch: int, position: int) -> None:
-        self._words[self._at + 1] = batch
-        self._words[self._at] = position + 1
+    def sample(self, batch: int, position: int) -> int:
+        """Note the sample about to be fetched; returns the generation that is wanted now."""
+        words, at = self._words, self._at
+        words[at + 1] = batch
+        words[at] = position + 1
+        return words[0]
 
     def clear(self) -> None:
         self._words[self._at] = 0

@@ -24,7 +24,7 @@ from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_f
 
 from penstock.arena import Bytes, aligned
 from penstock.errors import BatchNotSendableError, BatchTooLargeError
-from penstock.tree import Structure, StructureMismatch, flatten, map_kinds, structure_of
+from penstock.tree import Structure, StructureMismatch, columns_of, flatten, map_kinds, structure_of
 
 FLUSH_BYTES = 1 << 16
 """Samples are placed in groups of about this many bytes: together while they are small, as a copy has
@@ -179,36 +179,30 @@ class RowWriter:
     """Places samples into the rows of one block, in order, from row `first` on.
 
     The caller reserves ``spec.layout(rows)[1]`` bytes before; `tensors` is `tensors_of` them.
+
+    Attributes:
+        group: how many samples to `write` at a time.
     """
 
     def __init__(self, spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
         self._spec, self._tensors = spec, tensors
         self._next = first
-        self._waiting: list[list[Any]] = []
-        self._group = max(1, FLUSH_BYTES // max(1, spec.sample_bytes))
+        self.group = max(1, FLUSH_BYTES // max(1, spec.sample_bytes))
 
-    def add(self, sample: Any) -> None:
-        """Place one sample, or keep it until `flush` or until there is a group of them.
+    def write(self, samples: Sequence[Any]) -> None:
+        """Place the next samples.
 
         Raises:
-            Irregular: if a sample is not as the spec says.
+            Irregular: if one is not as the spec says.
         """
+        begin, end = self._next, self._next + len(samples)
         try:
-            leaves = flatten(sample, self._spec.structure)
+            columns = columns_of(samples, self._spec.structure)
         except StructureMismatch:
             raise Irregular from None
-        self._waiting.append(leaves)
-        if len(self._waiting) >= self._group:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._waiting:
-            return
-        end = self._next + len(self._waiting)
-        columns = zip(*self._waiting, strict=True)
         for leaves, column, tensor in zip(columns, self._spec.columns, self._tensors, strict=True):
-            _place(leaves, column, tensor[self._next : end])
-        self._waiting.clear()
+            whole = begin == 0 and end == len(tensor)
+            _place(leaves, column, tensor if whole else tensor[begin:end])
         self._next = end
 
 
@@ -228,8 +222,8 @@ def _place(leaves: Sequence[Any], column: Column, out: torch.Tensor) -> None:
 
 
 def _place_tensors(leaves: Sequence[torch.Tensor], column: Column, out: torch.Tensor) -> None:
-    dtype, first = column.dtype, leaves[0]
-    if first.shape != column.shape or any(leaf.dtype is not dtype for leaf in leaves):
+    first = leaves[0]
+    if first.shape != column.shape or {leaf.dtype for leaf in leaves} != {column.dtype}:
         raise Irregular
     if len(leaves) == 1 and _is_plain(first):
         out[0].copy_(first)

@@ -6,6 +6,7 @@ its caller, before every sample, through `before_sample`, to go on or (by `Aband
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -238,10 +239,10 @@ class Fetcher:
             self._small = True
             return self._collated([first, *samples], slot)
         writer = RowWriter(spec, self._tensors(slot, spec, rows), first_row)
-        writer.add(first)
-        for sample in samples:
-            writer.add(sample)
-        writer.flush()
+        samples = itertools.chain((first,), samples)
+        del first  # a large sample's memory is wanted for the next one
+        while group := list(itertools.islice(samples, writer.group)):
+            writer.write(group)
         return Rows(spec, rows)
 
     def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:

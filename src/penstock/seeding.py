@@ -9,15 +9,17 @@ run under its own seed or used no global randomness, and the result is the same.
 
 from __future__ import annotations
 
+import array
 import ctypes
 import random
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 
 _MT19937_BYTES = 4 * 624 + 4
-"""numpy's struct behind ``bit_generator.ctypes.state_address``: 624 words and a position."""
+"""The state of a Mersenne Twister in numpy and in CPython: 624 words and a position."""
 LEARN = 4
 """How many tasks to study, by their last sample, before a dataset counts as using no randomness."""
 
@@ -62,4 +64,24 @@ def _states() -> tuple[Any, ...]:
         numpy_state: Any = ctypes.string_at(bits.ctypes.state_address, _MT19937_BYTES)
     else:
         numpy_state = repr(bits.state)
-    return torch.default_generator.get_state().numpy().tobytes(), random.getstate(), numpy_state
+    return torch.default_generator.get_state().numpy().tobytes(), _python_state(), numpy_state
+
+
+def _python_state() -> Any:
+    return ctypes.string_at(_PYTHON_WORDS, _MT19937_BYTES) if _PYTHON_WORDS else random.getstate()
+
+
+def _python_words() -> int | None:
+    """Where CPython keeps the state of ``random``, if it is where we think: a position and 624 words.
+
+    ``random.getstate`` makes 625 integers of it, which takes longer than many a task.
+    """
+    instance: Any = random.seed.__self__  # type: ignore[attr-defined]
+    _, words, _ = instance.getstate()
+    expected = array.array("I", (words[-1], *words[:-1])).tobytes()
+    address = id(instance) + object.__basicsize__
+    held = ctypes.string_at(address, min(_MT19937_BYTES, type(instance).__basicsize__))
+    return address if held == expected else None
+
+
+_PYTHON_WORDS = _python_words() if sys.implementation.name == "cpython" else None

@@ -6,7 +6,7 @@ tuples. Whatever else a sample holds is a leaf. Structures are immutable and com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,17 @@ def flatten(sample: Any, structure: Structure) -> list[Any]:
     leaves: list[Any] = []
     structure.collect(sample, leaves)
     return leaves
+
+
+def columns_of(samples: Sequence[Any], structure: Structure) -> list[Sequence[Any]]:
+    """The leaves of several samples, by their place: first all first leaves, and so on.
+
+    Raises:
+        StructureMismatch: as `flatten`.
+    """
+    if structure is LEAF:
+        return [samples]
+    return list(zip(*[flatten(sample, structure) for sample in samples], strict=True))
 
 
 def unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:

@@ -258,10 +258,11 @@ class ProcessesBackend(Backend):
         self.require_open()
         worker = min(self._set.values(), key=lambda w: (w.load, w.number))
         worker.give(task, slot)
+        if worker.line.unsent:
+            self._watch(worker)
 
     def wait(self, timeout: float | None) -> list[Event]:
         self.require_open()
-        self._watch_for_room()
         events: list[Event] = []
         for key, mask in self._selector.select(timeout):
             events += key.data(mask)
@@ -274,17 +275,16 @@ class ProcessesBackend(Backend):
             if worker.tasks
         ]
 
-    def _watch_for_room(self) -> None:
-        """Be woken also when a socket that was full takes more."""
-        for worker in self._set.values():
-            if not worker.line.ended:
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.unsent else 0)
-                if self._selector.get_key(worker.line.sock).events != events:
-                    self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
+    def _watch(self, worker: _Worker) -> None:
+        """Be woken by a worker's messages and, while its socket is full, by room in that."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.unsent else 0)
+        if not worker.line.ended and self._selector.get_key(worker.line.sock).events != events:
+            self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
 
     def _on_worker(self, worker: _Worker, mask: int) -> list[Event]:
         if mask & selectors.EVENT_WRITE:
             worker.line.flush()
+            self._watch(worker)
         events: list[Event] = [worker.take(result) for result in worker.line.receive()]
         if not worker.load:
             self._relieve_the_late(worker)
@@ -299,6 +299,7 @@ class ProcessesBackend(Backend):
         )
         if late is not None:
             idle.take_over_from(late)
+            self._watch(idle)
 
     def _on_control(self, _: int) -> list[Event]:
         events: list[Event] = []
@@ -306,6 +307,7 @@ class ProcessesBackend(Backend):
             if isinstance(message, Started):
                 self._set[message.worker].pid = message.pid
                 self._set[message.worker].start()
+                self._watch(self._set[message.worker])
             elif isinstance(message, Ended):
                 events += self._on_worker_end(message)
             elif isinstance(message, Unready):

@@ -82,7 +82,6 @@ class _Loop:
 
     def __init__(self, worker: int, channel: Channel, memory: Memory) -> None:
         self._worker, self._channel, self._memory = worker, channel, memory
-        self._control = memory.control
         self._notes = Notes(memory, worker)
         self._fetcher: Fetcher | None = None
         self._broken = Failed(RuntimeError("the worker isn't prepared"), None, "")
@@ -105,9 +104,8 @@ class _Loop:
             self._run_task(message)
 
     def _before_sample(self, batch: int, position: int) -> None:
-        if self._control[0] != self._generation:
+        if self._notes.sample(batch, position) != self._generation:
             raise Abandoned
-        self._notes.sample(batch, position)
 
     def _run_task(self, run: Run) -> None:
         task = Task(*run[:-1])
