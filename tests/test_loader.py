@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from penstock import ClosedError, DataLoader
+from penstock.plan import MAX_QUEUE
 from tests.conftest import our_children
 from tests.datasets import Hooked, Marks, Mixed, Named, Noise, Squares, equal
 
@@ -56,10 +57,11 @@ def test_a_slice_keeps_its_batch() -> None:
 
 
 def test_slots_are_used_again() -> None:
-    loader = DataLoader(Squares(400, width=5000), batch_size=4, num_workers=2)
+    loader = DataLoader(Squares(2000, width=5000), batch_size=4, num_workers=2)
     for _ in loader:
         pass
-    assert loader.stats().slots <= 7
+    assert loader.stats().batches == 500
+    assert loader.stats().slots <= 2 * MAX_QUEUE + 2
 
 
 def test_batches_outlive_loader_and_may_be_written_to() -> None:

@@ -29,6 +29,8 @@ import os
 import sys
 import weakref
 from collections import deque
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +43,12 @@ Bytes = NDArray[np.uint8]
 _MADV_POPULATE_READ = 22
 """Maps pages that exist, all in one go: a quarter of what it costs to fault them in one by one."""
 PAGE = mmap.PAGESIZE
-ADDRESS_SPACE = 1 << 44
-"""16 TB, an eighth of what a 64-bit process can address; less where that can't be mapped."""
+MAX_SLOTS = 1024
+"""Batches that one loader's users can keep before they are copied out, however small they are."""
 MAX_SPAN = 1 << 34
-"""16 GB: no batch may be larger."""
-MAX_SLOTS = 4096
+"""16 GB of address space for a slot: no batch may be larger."""
+SMALLEST_SPAN = 1 << 20
+"""Where address space is so scarce that not even this can be had for each slot, there is no arena."""
 BUDGET_SHARE = 0.25
 """The part of the free memory that the slots may take, all together."""
 ASK_FIRST = 64 << 20
@@ -69,6 +72,12 @@ def _map_shared(fd: int, nbytes: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, nbytes, trackfd=False)
     return mmap.mmap(fd, nbytes)
+
+
+class Reserves(Protocol):
+    """What running a task needs of the arena."""
+
+    def reserve(self, slot: int, nbytes: int) -> Bytes: ...
 
 
 class Memory:
@@ -179,23 +188,27 @@ class Arena:
     """
 
     def __init__(self, budget: int | None = None) -> None:
-        self.budget = int(available_memory() * BUDGET_SHARE) if budget is None else budget
-        span = min(MAX_SPAN, 1 << max(PAGE, self.budget).bit_length())
-        self.memory, self._max_slots = _map_largest(span)
+        self._given_budget = budget
         self.made = 0
         self._free: deque[int] = deque()
         self._freed: deque[int] = deque()
         self._batch_bytes = PAGE
         self._closed = False
 
-    @property
-    def generation(self) -> int:
-        """The epoch that workers work for; they drop the tasks of any other."""
-        return self.memory.control[0]
+    @cached_property
+    def budget(self) -> int:
+        if self._given_budget is not None:
+            return self._given_budget
+        return int(available_memory() * BUDGET_SHARE)
 
-    @generation.setter
-    def generation(self, value: int) -> None:
-        self.memory.control[0] = value
+    @cached_property
+    def memory(self) -> Memory:
+        """The mapping, made when it is first needed: small batches without workers never do."""
+        return _map_largest(min(MAX_SPAN, 1 << max(PAGE, self.budget).bit_length()))
+
+    def reserve(self, slot: int, nbytes: int) -> Bytes:
+        """As `Memory.reserve`, for tasks that run in this process."""
+        return self.memory.reserve(slot, nbytes)
 
     @property
     def in_use(self) -> int:
@@ -205,15 +218,16 @@ class Arena:
     def room(self) -> int:
         """How many more slots could be acquired now within the budget."""
         self._collect()
-        affordable = min(self._max_slots, self.budget // self._batch_bytes)
+        affordable = min(MAX_SLOTS, self.budget // self._batch_bytes)
         return len(self._free) + max(0, affordable - self.made)
 
     def acquire(self, beyond_budget: bool = False) -> int | None:
         """A free slot, the one used last if there are several; None if the budget allows none."""
-        if self.room() <= 0 and not (beyond_budget and self.made < self._max_slots):
-            return None
+        self._collect()
         if self._free:
             return self._free.pop()
+        if self.made >= MAX_SLOTS or not (beyond_budget or self.room() > 0):
+            return None
         self.made += 1
         return self.made - 1
 
@@ -238,6 +252,8 @@ class Arena:
     def trim(self, keep: int) -> None:
         """Return the memory of all free slots but `keep` to the system; no worker may be at work."""
         self._collect()
+        if "memory" not in self.__dict__:
+            return
         for slot in list(self._free)[: max(0, len(self._free) - keep)]:
             self.memory.give_back(slot)
 
@@ -246,8 +262,9 @@ class Arena:
         if self._closed:
             return
         self._closed = True
-        self.trim(keep=0)
-        self.memory.close()
+        if "memory" in self.__dict__:
+            self.trim(keep=0)
+            self.memory.close()
 
     def _collect(self) -> None:
         while self._freed:
@@ -259,22 +276,21 @@ class Arena:
             self.memory.give_back(slot)
 
 
-def _map_largest(span: int) -> tuple[Memory, int]:
-    """A new anonymous file with as many spans as can be mapped, and the number of slots in it."""
-    slots = min(MAX_SLOTS, ADDRESS_SPACE // span - 1)
+def _map_largest(span: int) -> Memory:
+    """A new anonymous file, mapped, of `MAX_SLOTS` slots of `span` bytes, or smaller ones if need be."""
     while True:
         fd = os.memfd_create("penstock", os.MFD_CLOEXEC)
-        os.ftruncate(fd, (slots + 1) * span)
+        os.ftruncate(fd, (MAX_SLOTS + 1) * span)
         try:
             memory = Memory(fd, span)
         except OSError:  # address space is limited: by the processor or by `ulimit -v`
             os.close(fd)
-            if slots <= 8:
+            if span <= SMALLEST_SPAN:
                 raise
-            slots //= 2
+            span //= 2
         else:
             os.posix_fallocate(fd, 0, CONTROL_BYTES)
-            return memory, slots
+            return memory
 
 
 class ArenaPool:

@@ -24,7 +24,7 @@ from penstock.backends.base import Backend, Died, Done
 from penstock.collate import batch_of_rows, unpack
 from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError
 from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
-from penstock.plan import Task, parts_for, split
+from penstock.plan import Task, batches_ahead, parts_for, split
 from penstock.stats import Recorder
 
 NOBODY = 0
@@ -66,7 +66,8 @@ class Epoch:
 
     Attributes:
         batches: the indices of each batch, in order; may be endless.
-        ahead: how many batches may be in the making while the caller has one in hand.
+        ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
+            makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
         base_seed: the seed that every sample's seed follows from.
         generation: tells this epoch's tasks from those of earlier ones on the same backend.
@@ -94,28 +95,28 @@ class Engine:
         self._numbers = 0
         self._rows = epoch.rows
         self._exhausted = False
-        arena.generation = epoch.generation
-        self._fill(epoch.ahead)
+        backend.begin(epoch.generation)
+        self._fill(self._ahead())
 
     def __iter__(self) -> Engine:
         return self
 
     def __next__(self) -> Any:
         since = self._recorder.clock()
-        self._fill(max(1, self._epoch.ahead))
+        self._fill(max(1, self._ahead()))
         if not self._making:
             raise StopIteration
         batch = self._next_complete()
         del self._making[batch.number]
         result, nbytes, copied = self._assemble(batch)
         self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
-        self._fill(self._epoch.ahead)
+        self._fill(self._ahead())
         return result
 
     def abandon(self) -> None:
         """Give up what is in the making, and wait until no worker is at it; it keeps the backend."""
         self._exhausted = True
-        self._arena.generation = NOBODY
+        self._backend.begin(NOBODY)
         while any(batch.left for batch in self._making.values()):
             for event in self._backend.wait(None):
                 if isinstance(event, Died):
@@ -131,6 +132,9 @@ class Engine:
         self._making.clear()
 
     # -- submitting ------------------------------------------------------------------------------
+
+    def _ahead(self) -> int:
+        return batches_ahead(self._epoch.ahead, self._backend.workers, self._recorder.batch_cost())
 
     def _fill(self, ahead: int) -> None:
         """Put batches in the making, up to `ahead` of them, as far as there are slots."""
@@ -246,7 +250,7 @@ class Engine:
         if nbytes == 0:
             self._arena.release(slot)
             return np.empty(0, np.uint8), False
-        if self._arena.room() >= self._epoch.ahead - len(self._making):
+        if self._arena.room() >= self._ahead() - len(self._making):
             return self._arena.lease(slot, nbytes), False
         return self._arena.take_copy(slot, nbytes), True
 

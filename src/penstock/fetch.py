@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from penstock.arena import Memory
+from penstock.arena import Reserves
 from penstock.collate import (
     BlockWriter,
     Irregular,
@@ -136,7 +136,7 @@ class Fetcher:
     def __init__(
         self,
         recipe: Recipe,
-        memory: Memory,
+        memory: Reserves,
         before_sample: Callable[[int, int], None],
         seeder: SampleSeeder | None,
         direct_below: int | None = None,
@@ -161,8 +161,7 @@ class Fetcher:
         return outcome, timing
 
     def new_epoch(self) -> None:
-        """Forget what was known of the arena: the main process may have given memory back."""
-        self._memory.forget_reserved()
+        """Forget the views of the arena: the main process may have given memory back."""
         self._views.clear()
 
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:

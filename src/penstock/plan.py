@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ TASK_SECONDS = 0.01
 """A task is not made shorter than this: below it, handing it over costs more than it gains."""
 PARTS_PER_WORKER = 2
 """A batch is split into at most this many tasks a worker, so that none waits long for the last."""
+
+QUEUE_SECONDS = 0.005
+"""The work that every worker should have before it, in seconds."""
+MAX_QUEUE = 32
+"""The most batches that a worker gets ahead for that reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,18 @@ def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:
         return max(1, min(workers, batch_size))
     worth = int(batch_size * sample_s / TASK_SECONDS)
     return max(1, min(worth, PARTS_PER_WORKER * workers, batch_size))
+
+
+def batches_ahead(at_least: int, workers: int, batch_s: float | None) -> int:
+    """How many batches to have in the making while the caller has one in hand.
+
+    `at_least` is what the user asked for (0 without workers). Of cheap batches, which take `batch_s`
+    seconds each, there are more, so that no worker runs out of work when the main process is late.
+    """
+    if not at_least or batch_s is None:
+        return at_least
+    for_each = math.ceil(QUEUE_SECONDS / max(batch_s, QUEUE_SECONDS / MAX_QUEUE))
+    return max(at_least, workers * for_each)
 
 
 def split(batch_size: int, parts: int) -> list[range]:

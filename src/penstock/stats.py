@@ -69,12 +69,15 @@ class Recorder:
         self.clock = clock
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
-        self._wait = 0.0
+        self._fetched = 0
+        self._wait = self._work_s = 0.0
         self._first: float | None = None
         self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
 
     def task_done(self, worker: int, samples: int, fetch_s: float, collate_s: float) -> None:
         self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
+        self._fetched += samples
+        self._work_s += fetch_s + collate_s
 
     def batch_out(self, samples: int, waited_since: float, nbytes: int, copied: bool) -> None:
         """Count one batch handed over now, to a caller that has waited since `waited_since`."""
@@ -89,8 +92,12 @@ class Recorder:
 
     def sample_cost(self) -> float | None:
         """Mean seconds of work that a sample takes; None before the first task is done."""
-        samples = sum(w.samples for w in self._workers.values())
-        return sum(w.busy_s for w in self._workers.values()) / samples if samples else None
+        return self._work_s / self._fetched if self._fetched else None
+
+    def batch_cost(self) -> float | None:
+        """Mean seconds of work that a batch takes; None before the first batch is out."""
+        cost = self.sample_cost()
+        return cost * self._samples / self._batches if cost is not None and self._batches else None
 
     def snapshot(self, slots: int = 0, slots_in_use: int = 0) -> Stats:
         return Stats(

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.plan import PARTS_PER_WORKER, TASK_SECONDS, Task, parts_for, sample_seeds, split
+from penstock.plan import (
+    MAX_QUEUE,
+    PARTS_PER_WORKER,
+    QUEUE_SECONDS,
+    TASK_SECONDS,
+    Task,
+    batches_ahead,
+    parts_for,
+    sample_seeds,
+    split,
+)
 
 INDICES = st.lists(
     st.integers() | st.text(max_size=3) | st.tuples(st.integers()) | st.tuples(st.integers(), st.integers()),
@@ -56,6 +66,22 @@ def test_cheap_samples_stay_together_and_dear_ones_are_spread() -> None:
 
 def test_a_lone_worker_gets_whole_batches() -> None:
     assert parts_for(64, 1, 1.0) == 1
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.none() | st.floats(0, 100))
+def test_batches_ahead_are_what_was_asked_for_and_no_more_than_a_bounded_queue(
+    at_least: int, workers: int, cost: float | None
+) -> None:
+    assert at_least <= batches_ahead(at_least, workers, cost) <= max(at_least, MAX_QUEUE * workers)
+
+
+def test_more_batches_are_ahead_the_cheaper_they_are() -> None:
+    costs = [1.0, QUEUE_SECONDS, QUEUE_SECONDS / 10, 0.0]
+    assert [batches_ahead(4, 4, cost) for cost in costs] == [4, 4, 40, 4 * MAX_QUEUE]
+
+
+def test_nothing_is_ahead_without_workers() -> None:
+    assert batches_ahead(0, 1, 1e-6) == 0
 
 
 def test_a_task_is_whole_when_it_has_all_samples_of_its_batch() -> None:

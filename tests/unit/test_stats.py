@@ -78,6 +78,14 @@ def test_a_task_without_samples_leaves_the_cost_unknown(recorder: Recorder) -> N
     assert recorder.sample_cost() is None
 
 
+def test_the_cost_of_a_batch_is_that_of_its_samples(recorder: Recorder) -> None:
+    recorder.task_done(0, 8, 1.0, 1.0)
+    assert recorder.batch_cost() is None
+    recorder.batch_out(4, 100.0, 0, False)
+    recorder.batch_out(2, 100.0, 0, False)
+    assert recorder.batch_cost() == pytest.approx(0.25 * 3)
+
+
 def test_the_snapshot_tells_the_slots(recorder: Recorder) -> None:
     stats = recorder.snapshot(slots=5, slots_in_use=2)
     assert (stats.slots, stats.slots_in_use) == (5, 2)

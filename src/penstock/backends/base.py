@@ -120,6 +120,10 @@ class Backend(ABC):
         """NEW -> OPEN."""
 
     @abstractmethod
+    def begin(self, generation: int) -> None:
+        """From now on only tasks of this generation are wanted; others end in `Dropped`, soon."""
+
+    @abstractmethod
     def submit(self, task: Task, slot: int) -> None:
         """Hand over a task; `slot` is acquired for its batch."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from penstock.arena import Memory
+from penstock.arena import Reserves
 from penstock.backends.base import Backend, Busy, Done, Event, State
 from penstock.fetch import Fetcher, Recipe
 from penstock.plan import Task
@@ -18,13 +18,16 @@ class InlineBackend(Backend):
 
     workers = 1
 
-    def __init__(self, recipe: Recipe, memory: Memory) -> None:
+    def __init__(self, recipe: Recipe, memory: Reserves) -> None:
         super().__init__()
         self._fetcher = Fetcher(recipe, memory, _go_on, seeder=None, direct_below=DIRECT_BELOW)
         self._tasks: deque[tuple[Task, int]] = deque()
 
     def start(self) -> None:
         self._state = State.OPEN
+
+    def begin(self, generation: int) -> None:
+        """Nothing to do: an epoch that is left early has no task in the making."""
 
     def submit(self, task: Task, slot: int) -> None:
         self.require_open()

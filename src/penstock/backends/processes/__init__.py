@@ -34,6 +34,7 @@ from penstock.backends.base import (
     climb,
 )
 from penstock.backends.processes import failures
+from penstock.backends.processes.handle import WorkerHandle
 from penstock.backends.processes.messages import (
     Ended,
     EndWorkers,
@@ -55,84 +56,6 @@ __all__ = ["ProcessesBackend", "WorkerJob"]
 _CLOSING = -1
 
 
-def _key(task: Task) -> tuple[int, int, int]:
-    return task.generation, task.batch, task.offset
-
-
-class _Worker:
-    """What the main process knows of one worker."""
-
-    def __init__(self, number: int, line: Line, notes: Notes, specs: dict[Spec, Spec]) -> None:
-        self.number, self.line, self.notes = number, line, notes
-        self._specs = specs  # shared by all workers, so that equal specs are one object
-        self.pid = 0
-        self.running = False
-        self.waiting: deque[Run] = deque()
-        self.spec: Spec | None = None
-        self.tasks: dict[tuple[int, int, int], Task] = {}
-        self.load = 0
-
-    def give(self, task: Task, slot: int) -> None:
-        """Send a task, or keep it here until the worker runs: so another can still take it over."""
-        self.tasks[_key(task)] = task
-        self.load += len(task.indices)
-        run = Run(
-            task.generation,
-            task.batch,
-            task.offset,
-            task.indices,
-            task.batch_size,
-            task.rows,
-            task.base_seed,
-            slot,
-        )
-        if self.running:
-            self.line.post(run)
-        else:
-            self.waiting.append(run)
-
-    def start(self) -> None:
-        """Send what was kept; the worker runs, or is the first that will."""
-        self.running = True
-        while self.waiting:
-            self.line.post(self.waiting.popleft())
-
-    def take_over_from(self, late: _Worker) -> None:
-        """Relieve a worker that doesn't run yet of its first task."""
-        run = late.waiting.popleft()
-        task = late.tasks.pop((run.generation, run.batch, run.offset))
-        late.load -= len(task.indices)
-        self.give(task, run.slot)
-
-    def take(self, result: Result) -> Done:
-        task = self.tasks.pop((result.generation, result.batch, result.offset))
-        self.load -= len(task.indices)
-        return Done(
-            self.number,
-            result.batch,
-            result.offset,
-            result.generation,
-            result.samples,
-            self._outcome(result.kind, result.detail),
-            fetch.Timing(result.fetch_s, result.collate_s),
-        )
-
-    def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
-        if kind == "Rows":
-            spec, rows = detail
-            if spec is not None:
-                self.spec = self._specs.setdefault(spec, spec)
-            assert self.spec is not None
-            return fetch.Rows(self.spec, rows)
-        if kind == "Failed":
-            data, position, text = detail
-            error = failures.attach(failures.load(data), text)
-            error.add_note(f"raised in worker {self.number} (pid {self.pid})")
-            return fetch.Failed(error, position, text)
-        outcome: fetch.Outcome = getattr(fetch, kind)(*detail)
-        return outcome
-
-
 class ProcessesBackend(Backend):
     """See `base.Backend`; `context` says by which start method the template comes into being."""
 
@@ -140,7 +63,7 @@ class ProcessesBackend(Backend):
         super().__init__()
         self.workers = job.workers
         self._job, self._memory, self._context, self._base_seed = job, memory, context, base_seed
-        self._set: dict[int, _Worker] = {}
+        self._set: dict[int, WorkerHandle] = {}
         self._specs: dict[Spec, Spec] = {}
         self._selector = selectors.DefaultSelector()
         self._template: Any = None
@@ -198,7 +121,7 @@ class ProcessesBackend(Backend):
         with theirs:
             seed = self._base_seed + number
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
-        worker = _Worker(number, Line(ours), Notes(self._memory, number), self._specs)
+        worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
         worker.notes.clear()
         if number == 0:
             worker.start()
@@ -254,6 +177,10 @@ class ProcessesBackend(Backend):
 
     # -- work ------------------------------------------------------------------------------------
 
+    def begin(self, generation: int) -> None:
+        self.require_open()
+        self._memory.control[0] = generation
+
     def submit(self, task: Task, slot: int) -> None:
         self.require_open()
         worker = min(self._set.values(), key=lambda w: (w.load, w.number))
@@ -275,13 +202,13 @@ class ProcessesBackend(Backend):
             if worker.tasks
         ]
 
-    def _watch(self, worker: _Worker) -> None:
+    def _watch(self, worker: WorkerHandle) -> None:
         """Be woken by a worker's messages and, while its socket is full, by room in that."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.unsent else 0)
         if not worker.line.ended and self._selector.get_key(worker.line.sock).events != events:
             self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
 
-    def _on_worker(self, worker: _Worker, mask: int) -> list[Event]:
+    def _on_worker(self, worker: WorkerHandle, mask: int) -> list[Event]:
         if mask & selectors.EVENT_WRITE:
             worker.line.flush()
             self._watch(worker)
@@ -292,7 +219,7 @@ class ProcessesBackend(Backend):
             self._selector.unregister(worker.line.sock)
         return events
 
-    def _relieve_the_late(self, idle: _Worker) -> None:
+    def _relieve_the_late(self, idle: WorkerHandle) -> None:
         """At the start, when workers come one by one, don't let the first batch wait for the last."""
         late = min(
             (w for w in self._set.values() if w.waiting), key=lambda w: w.waiting[0].batch, default=None

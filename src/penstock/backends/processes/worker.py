@@ -111,6 +111,7 @@ class _Loop:
         task = Task(*run[:-1])
         if task.generation != self._generation:
             self._generation = task.generation
+            self._memory.forget_reserved()
             if self._fetcher is not None:
                 self._fetcher.new_epoch()
         outcome: Outcome = self._broken

@@ -1,0 +1,93 @@
+"""What the main process knows of one worker: its tasks, and what it sent back."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from penstock import fetch
+from penstock.arena import Notes
+from penstock.backends.base import Done
+from penstock.backends.processes import failures
+from penstock.backends.processes.messages import Result, Run
+from penstock.backends.processes.wire import Line
+from penstock.collate import Spec
+from penstock.plan import Task
+
+
+def _key(task: Task) -> tuple[int, int, int]:
+    return task.generation, task.batch, task.offset
+
+
+class WorkerHandle:
+    """What the main process knows of one worker."""
+
+    def __init__(self, number: int, line: Line, notes: Notes, specs: dict[Spec, Spec]) -> None:
+        self.number, self.line, self.notes = number, line, notes
+        self._specs = specs  # shared by all workers, so that equal specs are one object
+        self.pid = 0
+        self.running = False
+        self.waiting: deque[Run] = deque()
+        self.spec: Spec | None = None
+        self.tasks: dict[tuple[int, int, int], Task] = {}
+        self.load = 0
+
+    def give(self, task: Task, slot: int) -> None:
+        """Send a task, or keep it here until the worker runs: so another can still take it over."""
+        self.tasks[_key(task)] = task
+        self.load += len(task.indices)
+        run = Run(
+            task.generation,
+            task.batch,
+            task.offset,
+            task.indices,
+            task.batch_size,
+            task.rows,
+            task.base_seed,
+            slot,
+        )
+        if self.running:
+            self.line.post(run)
+        else:
+            self.waiting.append(run)
+
+    def start(self) -> None:
+        """Send what was kept; the worker runs, or is the first that will."""
+        self.running = True
+        while self.waiting:
+            self.line.post(self.waiting.popleft())
+
+    def take_over_from(self, late: WorkerHandle) -> None:
+        """Relieve a worker that doesn't run yet of its first task."""
+        run = late.waiting.popleft()
+        task = late.tasks.pop((run.generation, run.batch, run.offset))
+        late.load -= len(task.indices)
+        self.give(task, run.slot)
+
+    def take(self, result: Result) -> Done:
+        task = self.tasks.pop((result.generation, result.batch, result.offset))
+        self.load -= len(task.indices)
+        return Done(
+            self.number,
+            result.batch,
+            result.offset,
+            result.generation,
+            result.samples,
+            self._outcome(result.kind, result.detail),
+            fetch.Timing(result.fetch_s, result.collate_s),
+        )
+
+    def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
+        if kind == "Rows":
+            spec, rows = detail
+            if spec is not None:
+                self.spec = self._specs.setdefault(spec, spec)
+            assert self.spec is not None
+            return fetch.Rows(self.spec, rows)
+        if kind == "Failed":
+            data, position, text = detail
+            error = failures.attach(failures.load(data), text)
+            error.add_note(f"raised in worker {self.number} (pid {self.pid})")
+            return fetch.Failed(error, position, text)
+        outcome: fetch.Outcome = getattr(fetch, kind)(*detail)
+        return outcome

@@ -1,0 +1,161 @@
+"""Any collated batch, packed into one block: a pickle, with the bytes of tensors and arrays beside it.
+
+Pickle's protocol 5 takes those bytes out of band, so that everything keeps its own type and the other side
+gets views of the block.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+
+from penstock.arena import Bytes, aligned
+from penstock.collate.dense import is_plain, tensor_in
+from penstock.errors import BatchNotSendableError, BatchTooLargeError
+
+
+class BlockWriter:
+    """Packs one collated batch of any kind into a block that grows as needed.
+
+    `reserve(nbytes)` returns the first `nbytes` of the block; what was written before stays there.
+    Tensors that ``default_collate`` stacks while this writer is `stacking` are made in the block, so
+    that packing need not copy them.
+    """
+
+    def __init__(self, reserve: Any) -> None:
+        self._reserve = reserve
+        self._end = 0
+        self._placed: dict[int, tuple[int, int]] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor in the block."""
+        numel = int(np.prod(shape, dtype=np.int64))
+        start, block = self._take(numel * dtype.itemsize)
+        tensor = tensor_in(block, start, dtype, shape, numel)
+        self._placed[tensor.data_ptr()] = (start, numel * dtype.itemsize)
+        return tensor
+
+    def pack(self, batch: Any) -> tuple[int, int]:
+        """Write `batch`; returns (start of the pickle, bytes of the block).
+
+        Raises:
+            BatchNotSendableError: if it holds something that can't be pickled.
+            BatchTooLargeError: from `reserve`.
+        """
+        places: list[tuple[int, int]] = []
+        stream = _dumps(batch, lambda buffer: places.append(self._place(buffer)))
+        table = pickle.dumps((places, stream), protocol=5)
+        start, block = self._take(len(table))
+        block[start : start + len(table)] = np.frombuffer(table, np.uint8)
+        return start, start + len(table)
+
+    def _place(self, buffer: pickle.PickleBuffer) -> tuple[int, int]:
+        data = np.frombuffer(buffer.raw(), np.uint8)
+        address = data.__array_interface__["data"][0]
+        if self._placed.get(address, (0, -1))[1] == data.nbytes:
+            return self._placed[address]
+        start, block = self._take(data.nbytes)
+        block[start : start + data.nbytes] = data
+        return start, data.nbytes
+
+    def _take(self, nbytes: int) -> tuple[int, Bytes]:
+        start, self._end = self._end, aligned(self._end + nbytes)
+        return start, self._reserve(self._end)
+
+
+def unpack(block: Bytes, start: int) -> Any:
+    """The batch that `BlockWriter.pack` wrote; its tensors and arrays view `block` and keep it."""
+    places, stream = pickle.loads(block[start:].tobytes())
+    return pickle.loads(stream, buffers=[block[a : a + n] for a, n in places])
+
+
+def _dumps(batch: Any, place: Any) -> bytes:
+    """Pickle `batch` by reference to its classes, or, where that can't be, with them (cloudpickle)."""
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream, protocol=5, buffer_callback=place).dump(batch)
+    except BatchTooLargeError:
+        raise
+    except Exception as plain:
+        try:
+            return cloudpickle.dumps(batch)  # type: ignore[no-any-return]
+        except Exception:
+            raise BatchNotSendableError(type(batch).__name__, f"{plain}") from plain
+    return stream.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves the bytes of plain tensors beside the pickle; numpy does so for its arrays by itself."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is not torch.Tensor or not is_plain(obj) or obj.is_conj() or obj.is_neg():
+            return NotImplemented
+        if obj.numel() == 0:
+            return _empty_tensor, (obj.dtype, tuple(obj.shape))
+        order = sorted(range(obj.dim()), key=obj.stride, reverse=True)
+        dense = obj.permute(order)  # channels_last and the like stay as they are
+        stride = obj.stride()
+        if not dense.is_contiguous():
+            dense = obj.contiguous()
+            stride = dense.stride()
+        raw: Any = dense.view(-1).view(torch.uint8).numpy()
+        data = pickle.PickleBuffer(raw)
+        return _rebuild_tensor, (data, obj.dtype, tuple(obj.shape), stride)
+
+
+def _empty_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def _rebuild_tensor(
+    data: Any, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]
+) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=dtype).as_strided(shape, stride)
+
+
+class stack_into:
+    """While entered, ``default_collate`` stacks plain tensors in `writer`'s block.
+
+    torch's own rule makes a file in /dev/shm for every tensor it stacks in a worker, which ends with a
+    bus error where that is small. Not for several threads.
+    """
+
+    def __init__(self, writer: BlockWriter) -> None:
+        self._writer = writer
+
+    def __enter__(self) -> None:
+        self._replaced = default_collate_fn_map.get(torch.Tensor) is collate_tensor_fn
+        if self._replaced:
+            default_collate_fn_map[torch.Tensor] = self._stack
+
+    def __exit__(self, *_: object) -> None:
+        if self._replaced:
+            default_collate_fn_map[torch.Tensor] = collate_tensor_fn
+
+    def _stack(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
+        elem = batch[0]
+        regular = all(
+            type(t) is torch.Tensor and t.dtype is elem.dtype and t.shape == elem.shape and is_plain(t)
+            for t in batch
+        )
+        if regular and elem.numel():
+            out = self._writer.empty((len(batch), *elem.shape), elem.dtype)
+            return torch.stack(list(batch), out=out)
+        return _stack_privately(batch, collate_fn_map)
+
+
+def _stack_privately(batch: Sequence[torch.Tensor], collate_fn_map: Any) -> torch.Tensor:
+    """torch's own rule, with its errors, without its shared memory."""
+    worker = torch.utils.data._utils.worker
+    info, worker._worker_info = worker._worker_info, None
+    try:
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
+    finally:
+        worker._worker_info = info

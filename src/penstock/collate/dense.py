@@ -1,0 +1,27 @@
+"""Plain tensors and the bytes they stand in."""
+
+from __future__ import annotations
+
+import torch
+
+from penstock.arena import Bytes
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """A dense tensor in main memory whose bytes are all there is to it."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.requires_grad
+        and not tensor.is_quantized
+        and not tensor.is_nested
+    )
+
+
+def tensor_in(
+    block: Bytes, start: int, dtype: torch.dtype, shape: tuple[int, ...], numel: int
+) -> torch.Tensor:
+    """A tensor over the bytes of `block` from `start` on."""
+    if numel == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(block, dtype=dtype, count=numel, offset=start).view(shape)

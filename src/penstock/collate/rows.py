@@ -1,0 +1,216 @@
+"""Regular samples, placed each into its row of a block.
+
+What comes out equals ``default_collate``'s. As a row's place follows from the spec and the size of the batch
+alone, several processes can fill one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+
+from penstock.arena import Bytes, aligned
+from penstock.collate.dense import is_plain, tensor_in
+from penstock.tree import Structure, StructureMismatch, columns_of, flatten, map_kinds, structure_of
+
+FLUSH_BYTES = 1 << 16
+"""Samples are placed in groups of about this many bytes: together while they are small, as a copy has
+a fixed cost; one by one when large, while they are still in the processor's cache."""
+
+
+class Irregular(Exception):
+    """A sample can't be placed as a row; the batch has to be collated as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One leaf of a regular sample.
+
+    Attributes:
+        kind: the leaf's exact Python type.
+        dtype: of the collated tensor.
+        shape: of one sample's leaf; () for a number.
+    """
+
+    kind: type
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a regular sample looks like: its structure, and the type and shape of each leaf."""
+
+    structure: Structure
+    columns: tuple[Column, ...]
+
+    @property
+    def sample_bytes(self) -> int:
+        return sum(column.nbytes for column in self.columns)
+
+    def layout(self, rows: int) -> tuple[list[int], int]:
+        """Where each column of `rows` rows starts in a block, and the bytes of them all."""
+        starts, end = [], 0
+        for column in self.columns:
+            starts.append(end)
+            end = aligned(end + rows * column.nbytes)
+        return starts, end
+
+
+def spec_of(sample: Any, guess: Spec | None = None) -> Spec:
+    """The spec of a sample; `guess` itself if that fits, which is quicker to find.
+
+    Raises:
+        Irregular: if it holds something that can't be placed as a row.
+    """
+    if guess is not None and _fits(sample, guess):
+        return guess
+    structure = structure_of(sample)
+    return Spec(structure, tuple(_column_of(leaf) for leaf in flatten(sample, structure)))
+
+
+def _fits(sample: Any, spec: Spec) -> bool:
+    try:
+        leaves = flatten(sample, spec.structure)
+    except StructureMismatch:
+        return False
+    for leaf, column in zip(leaves, spec.columns, strict=True):
+        kind: Any = type(leaf)
+        if kind is not column.kind:
+            return False
+        if kind is torch.Tensor:
+            if leaf.dtype is not column.dtype or leaf.shape != column.shape:
+                return False
+        elif kind is np.ndarray and _column_of(leaf) != column:
+            return False
+    return True
+
+
+def is_default_collate(collate_fn: Any) -> bool:
+    """Whether `collate_fn` is torch's default one, with torch's own rules for what rows hold."""
+    return collate_fn is torch.utils.data.default_collate and all(
+        rule.__module__ == collate_tensor_fn.__module__ for rule in default_collate_fn_map.values()
+    )
+
+
+_NUMBERS: dict[type, torch.dtype] = {float: torch.float64, int: torch.int64, bool: torch.bool}
+
+
+def _column_of(leaf: Any) -> Column:
+    kind: Any = type(leaf)
+    if kind is torch.Tensor:
+        if not is_plain(leaf):
+            raise Irregular
+        return Column(kind, leaf.dtype, tuple(leaf.shape))
+    if kind in _NUMBERS:
+        return Column(kind, _NUMBERS[kind], ())
+    if kind is np.ndarray or issubclass(kind, np.number | np.bool_):
+        return Column(kind, _torch_dtype(leaf.dtype), tuple(leaf.shape))
+    raise Irregular
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    try:
+        return torch.from_numpy(np.empty(0, dtype)).dtype
+    except (TypeError, ValueError):
+        raise Irregular from None
+
+
+def tensors_of(block: Bytes, spec: Spec, rows: int) -> list[torch.Tensor]:
+    """One tensor of shape (rows, *shape) for each column, each a view of `block` that keeps it."""
+    starts, _ = spec.layout(rows)
+    return [
+        tensor_in(block, start, column.dtype, (rows, *column.shape), rows * column.numel)
+        for start, column in zip(starts, spec.columns, strict=True)
+    ]
+
+
+def batch_of_rows(block: Bytes, spec: Spec, rows: int) -> Any:
+    """The batch that ``default_collate`` would make of the samples whose rows `block` holds."""
+    structure = map_kinds(spec.structure, lambda kind: list if kind is tuple else kind)
+    return structure.build(iter(tensors_of(block, spec, rows)))
+
+
+class RowWriter:
+    """Places samples into the rows of one block, in order, from row `first` on.
+
+    The caller reserves ``spec.layout(rows)[1]`` bytes before; `tensors` is `tensors_of` them.
+
+    Attributes:
+        group: how many samples to `write` at a time.
+    """
+
+    def __init__(self, spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
+        self._spec, self._tensors = spec, tensors
+        self._next = first
+        self.group = max(1, FLUSH_BYTES // max(1, spec.sample_bytes))
+
+    def write(self, samples: Sequence[Any]) -> None:
+        """Place the next samples.
+
+        Raises:
+            Irregular: if one is not as the spec says.
+        """
+        begin, end = self._next, self._next + len(samples)
+        try:
+            columns = columns_of(samples, self._spec.structure)
+        except StructureMismatch:
+            raise Irregular from None
+        for leaves, column, tensor in zip(columns, self._spec.columns, self._tensors, strict=True):
+            whole = begin == 0 and end == len(tensor)
+            _place(leaves, column, tensor if whole else tensor[begin:end])
+        self._next = end
+
+
+def _place(leaves: Sequence[Any], column: Column, out: torch.Tensor) -> None:
+    """Copy leaves into `out`, of shape (len(leaves), *column.shape)."""
+    if set(map(type, leaves)) != {column.kind}:
+        raise Irregular
+    if column.kind is torch.Tensor:
+        _place_tensors(leaves, column, out)
+    elif column.kind is np.ndarray:
+        _place_arrays(leaves, column, out.numpy())
+    else:
+        try:
+            out.numpy()[...] = leaves
+        except OverflowError:
+            raise Irregular from None
+
+
+def _place_tensors(leaves: Sequence[torch.Tensor], column: Column, out: torch.Tensor) -> None:
+    first = leaves[0]
+    if first.shape != column.shape or {leaf.dtype for leaf in leaves} != {column.dtype}:
+        raise Irregular
+    if len(leaves) == 1 and is_plain(first):
+        out[0].copy_(first)
+        return
+    try:
+        torch.stack(leaves, out=out)  # type: ignore[arg-type]
+    except RuntimeError:  # another shape, device or layout, or it requires a gradient
+        raise Irregular from None
+
+
+def _place_arrays(leaves: Sequence[Any], column: Column, out: Any) -> None:
+    for leaf in leaves:
+        if leaf.shape != column.shape or leaf.dtype != out.dtype:
+            raise Irregular
+    for row, leaf in zip(out, leaves, strict=True) if column.shape else ():
+        row[...] = leaf
+    if not column.shape:
+        out[...] = leaves

@@ -1,0 +1,114 @@
+"""Every Python block of the documentation runs as it stands.
+
+A comment on the line before a block (blank lines between don't matter) changes that:
+``<!-- not run: reason -->`` leaves it out; ``<!-- continues -->`` runs it after the block before.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+BLOCK = re.compile(
+    r"""(?:^<!--\s*(?P<comment>[^\n]*?)\s*-->\s*\n)?"""
+    r"""^(?P<indent>[ ]*)```python[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$""",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass
+class Program:
+    """A block, with those that continue it; the line is its first one's in the page."""
+
+    line: int
+    code: str
+
+
+def programs(page: str) -> list[Program]:
+    """The programs of a page that are to be run."""
+    found: list[Program] = []
+    for match in BLOCK.finditer(page):
+        comment = match["comment"] or ""
+        if comment.startswith("not run"):
+            assert re.fullmatch(r"not run:\s*\S.*", comment), f"no reason is given: {comment!r}"
+            continue
+        indent = match["indent"]
+        code = "".join(line.removeprefix(indent) for line in match["code"].splitlines(keepends=True))
+        if comment == "continues":
+            assert found, "there is nothing to continue"
+            found[-1].code += code
+        else:
+            found.append(Program(page.count("\n", 0, match.start("code")) + 1, code))
+    return found
+
+
+def every_program() -> list[tuple[str, Program]]:
+    pages = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+    return [
+        (f"{page.relative_to(PROJECT)}:{program.line}", program)
+        for page in pages
+        if page.exists()
+        for program in programs(page.read_text())
+    ]
+
+
+EVERY = every_program()
+
+
+@pytest.mark.parametrize("program", [program for _, program in EVERY], ids=[place for place, _ in EVERY])
+def test_the_documentation_runs(program: Program, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(program.code)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+PAGE = """
+```python
+a = 1
+```
+
+<!-- continues -->
+```python
+b = a
+```
+<!-- not run: it needs a GPU -->
+
+```python
+never
+```
+
+- in a list:
+
+  ```python
+  if True:
+      c = 3
+  ```
+
+```sh
+not python
+```
+"""
+
+
+def test_blocks_are_found_joined_and_left_out() -> None:
+    assert programs(PAGE) == [Program(3, "a = 1\nb = a\n"), Program(19, "if True:\n    c = 3\n")]
+
+
+@pytest.mark.parametrize("comment", ["not run", "not run:", "not run:  "])
+def test_a_block_is_not_left_out_without_a_reason(comment: str) -> None:
+    with pytest.raises(AssertionError, match="no reason"):
+        programs(f"<!-- {comment} -->\n```python\npass\n```\n")
+
+
+def test_the_first_block_cannot_continue() -> None:
+    with pytest.raises(AssertionError, match="nothing to continue"):
+        programs("<!-- continues -->\n```python\npass\n```\n")
