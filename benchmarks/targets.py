@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from penstock.demo.advice import best, ratio
 from penstock.demo.cases import LOADERS
-from penstock.demo.measure import Summary
+from penstock.demo.measure import Summary, paired
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,18 @@ def pair_targets(rows: Sequence[Summary], goal: float) -> list[Target]:
 
 
 def first_batch_targets(rows: Sequence[Summary]) -> list[Target]:
-    """Time to first batch against torch's, for each number of workers that both have."""
+    """Time to first batch against torch's, for each number of workers that both have.
+
+    Without workers, where both do the same in the same process, the ratio is only shown.
+    """
     counts = {loader: {each.workers for each in rows if each.loader == loader} for loader in LOADERS}
     return [
         Target(
             f"time to first batch, {workers} workers: Penstock's to torch's",
-            row(rows, "penstock", workers).first_batch.median
-            / row(rows, "torch", workers).first_batch.median,
-            at_most=1.0,
+            paired(
+                row(rows, "penstock", workers), row(rows, "torch", workers), lambda run: run.first_batch
+            ).median,
+            at_most=1.0 if workers else None,
         )
         for workers in sorted(counts["torch"] & counts["penstock"])
     ]

@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 import warnings
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +173,15 @@ def test_several_tasks_fill_one_batch() -> None:
 def test_samples_that_are_no_rows_are_told_as_not_regular(kind: str) -> None:
     with bench(kind, Named()) as b:
         assert b.run(0, [1, 2]) == NotRegular()
+
+
+@QUICK
+def test_samples_of_a_class_that_cannot_be_imported_do_not_end_the_worker(kind: str) -> None:
+    local = namedtuple("local", "x y")
+    with bench(kind, [local(i, float(i)) for i in range(4)]) as b:
+        b.submit(0, [1, 2])
+        (event,) = b.events(1)
+        assert isinstance(event, Done)
 
 
 @QUICK
@@ -399,11 +408,6 @@ def kill(pid: int) -> None:
     psutil.wait_procs([process], timeout=DEADLINE_S)
 
 
-def the_template() -> psutil.Process:
-    (template,) = (process for process in our_children() if process.ppid() == os.getpid())
-    return template
-
-
 def test_a_death_names_the_worker_the_sample_and_the_tasks_that_are_lost() -> None:
     def die(index: int) -> None:
         if index == 13:
@@ -430,6 +434,19 @@ def test_deaths_are_told_however_late_they_are_asked_for() -> None:
         died = [event for event in b.events(3) if isinstance(event, Died)]
         assert {d.worker: d.pid for d in died} == pids
         assert {d.exitcode for d in died} == {-signal.SIGKILL}
+
+
+def test_a_death_right_after_the_workers_started_is_told() -> None:
+    with gate() as (enter, _, is_in), bench("fork", Hooked(enter), workers=2) as b:
+        b.submit(0, [1, 2], parts=2)
+        is_in()
+        while not all(worker.pid for worker in b.backend.busy()):
+            assert b.backend.wait(DEADLINE_S) == []  # but for that they started, nothing is told
+        for worker in b.backend.busy():
+            kill(worker.pid)
+        died = [event for event in b.events(2) if isinstance(event, Died)]
+        assert {d.exitcode for d in died} == {-signal.SIGKILL}
+        assert sorted(task.offset for d in died for task in d.lost) == [0, 1]
 
 
 def test_the_others_do_the_work_that_is_submitted_after_a_death() -> None:

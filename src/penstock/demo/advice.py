@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from penstock.demo.measure import Summary
+from penstock.demo.measure import Summary, paired
 
 NAMES = {"torch": "torch's DataLoader", "penstock": "penstock.DataLoader"}
 NOTABLE = 1.05  # a smaller ratio between two medians is called no difference
@@ -22,8 +22,8 @@ def best(rows: Sequence[Summary], loader: str | None = None, pooled: bool | None
 
 
 def ratio(above: Summary, below: Summary) -> float:
-    """How many times the samples per second of `below`."""
-    return above.rate.median / below.rate.median
+    """How many times the samples per second of `below`, in the middle of all rounds."""
+    return paired(above, below).median
 
 
 def advise(rows: Sequence[Summary]) -> str:

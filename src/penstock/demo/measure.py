@@ -102,6 +102,16 @@ class Summary:
         return Spread.of(run.cpu_per_sample for run in self.passes)
 
 
+def paired(above: Summary, below: Summary, figure: Callable[[Pass], float] = lambda run: run.rate) -> Spread:
+    """The ratio of a figure of two contenders, taken within each round.
+
+    A machine whose speed drifts from round to round slows both, which a ratio of two medians would not
+    cancel.
+    """
+    pairs = zip(above.passes, below.passes, strict=True)
+    return Spread.of(figure(ours) / figure(theirs) for ours, theirs in pairs)
+
+
 def ignore(batch: object) -> None:
     """Take a batch and do nothing with it."""
 
