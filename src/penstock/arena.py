@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import resource
 import sys
 import weakref
 from collections import deque
@@ -35,7 +36,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import BatchTooLargeError
+from penstock.errors import BatchTooLargeError, human_bytes
 from penstock.machine import available_memory
 
 Bytes = NDArray[np.uint8]
@@ -278,14 +279,19 @@ class Arena:
 
 def _map_largest(span: int) -> Memory:
     """A new anonymous file, mapped, of `MAX_SLOTS` slots of `span` bytes, or smaller ones if need be."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:  # leave most of it to the program
+        span = max(SMALLEST_SPAN, min(span, 1 << (limit // (4 * MAX_SLOTS)).bit_length()))
     while True:
         fd = os.memfd_create("penstock", os.MFD_CLOEXEC)
-        os.ftruncate(fd, (MAX_SLOTS + 1) * span)
         try:
+            os.ftruncate(fd, (MAX_SLOTS + 1) * span)
             memory = Memory(fd, span)
-        except OSError:  # address space is limited: by the processor or by `ulimit -v`
+        except OSError as error:  # there is a limit: of the processor, `ulimit -v` or `ulimit -f`
             os.close(fd)
             if span <= SMALLEST_SPAN:
+                needed = human_bytes((MAX_SLOTS + 1) * span)
+                error.add_note(f"{needed} of address space are needed: see `ulimit -v` and `ulimit -f`")
                 raise
             span //= 2
         else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -95,6 +95,7 @@ class Engine:
         self._numbers = 0
         self._rows = epoch.rows
         self._exhausted = False
+        self._sampler_error: Exception | None = None
         backend.begin(epoch.generation)
         self._fill(self._ahead())
 
@@ -105,7 +106,7 @@ class Engine:
         since = self._recorder.clock()
         self._fill(max(1, self._ahead()))
         if not self._making:
-            raise StopIteration
+            self._raise_end()
         batch = self._next_complete()
         del self._making[batch.number]
         result, nbytes, copied = self._assemble(batch)
@@ -142,18 +143,25 @@ class Engine:
             slot = self._arena.acquire(beyond_budget=not self._making)
             if slot is None:
                 return
-            try:
-                indices = tuple(next(self._epoch.batches))
-            except BaseException as error:
+            indices = self._next_indices()
+            if indices is None:
                 self._arena.release(slot)
-                if not isinstance(error, StopIteration):
-                    raise
-                self._exhausted = True
                 return
             batch = _Batch(self._numbers, indices, slot, self._rows)
             self._numbers += 1
             self._making[batch.number] = batch
             self._submit(batch)
+
+    def _next_indices(self) -> tuple[Any, ...] | None:
+        """What the sampler gives next; None at its end, or if it raised, which waits for its turn."""
+        try:
+            return tuple(next(self._epoch.batches))
+        except StopIteration:
+            pass
+        except Exception as error:
+            self._sampler_error = error
+        self._exhausted = True
+        return None
 
     def _submit(self, batch: _Batch) -> None:
         size = len(batch.indices)
@@ -172,13 +180,21 @@ class Engine:
                 batch.rows,
                 self._epoch.base_seed,
             )
-            self._backend.submit(task, batch.slot)
+            try:
+                self._backend.submit(task, batch.slot)
+            except Exception as error:  # indices that can't be sent
+                batch.outcomes.append(Failed(error, None, ""))
+                batch.left -= 1
 
     def _submit_collated(self, batch: _Batch) -> None:
         """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
         self._rows = batch.rows = False
         batch.outcomes.clear()
         self._submit(batch)
+
+    def _raise_end(self) -> NoReturn:
+        error, self._sampler_error = self._sampler_error, None
+        raise error or StopIteration
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -260,4 +276,8 @@ class Engine:
         else:
             sample = SampleInHand(batch.number, batch.indices[failed.position])
             failed.error.add_note(str(sample))
+        if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
+            stopped = RuntimeError("collate_fn raised StopIteration")
+            stopped.__cause__ = failed.error
+            return stopped
         return failed.error

@@ -166,7 +166,7 @@ def _same(kind: type[BaseException], args: tuple[object, ...], state: dict[str, 
 def human_bytes(count: float) -> str:
     """`count` bytes for a person to read: ``38.5 MB``; powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
+        if abs(count) < 999.95:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

@@ -94,8 +94,8 @@ def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: S
     """A 64-bit seed for each sample, from (base seed, epoch, position, index).
 
     The position is (batch, offset in the batch). The parts are absorbed one after the other by the
-    finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); an index that is no integer counts
-    by the first 8 bytes of the BLAKE2b digest of its ``repr``.
+    finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); an index that is no 64-bit integer
+    counts by the first 8 bytes of the BLAKE2b digest of its ``repr``.
     """
     places = np.arange(offset, offset + len(indices), dtype=np.uint64)
     state: NDArray[np.uint64] = np.full(len(indices), base_seed % 2**64, dtype=np.uint64)
@@ -113,12 +113,16 @@ def _mix(z: Any) -> Any:
 
 
 def _as_words(indices: Sequence[Any]) -> NDArray[np.uint64]:
-    try:
-        return np.asarray(indices, dtype=np.int64).reshape(len(indices)).view(np.uint64)
-    except (TypeError, ValueError, OverflowError):
-        return np.array([_as_word(index) for index in indices], dtype=np.uint64)
+    if all(type(index) is int for index in indices):
+        try:
+            return np.array(indices, dtype=np.int64).view(np.uint64)
+        except OverflowError:
+            pass
+    return np.array([_as_word(index) for index in indices], dtype=np.uint64)
 
 
 def _as_word(index: Any) -> int:
+    if isinstance(index, int | np.integer) and -(2**63) <= index < 2**63:
+        return int(index) % 2**64
     digest = hashlib.blake2b(repr(index).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -52,17 +52,15 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A dict; its keys in the order of the first sample."""
+    """A dict, with its keys in this order."""
 
     keys: tuple[Hashable, ...]
     children: tuple[Structure, ...]
 
     def collect(self, sample: Any, into: list[Any]) -> None:
-        if type(sample) is not dict or len(sample) != len(self.keys):
+        if type(sample) is not dict or tuple(sample) != self.keys:
             raise StructureMismatch
         for key, child in zip(self.keys, self.children, strict=True):
-            if key not in sample:
-                raise StructureMismatch
             child.collect(sample[key], into)
 
     def build(self, leaves: Iterator[Any]) -> Any:

@@ -238,8 +238,11 @@ def test_errors_in_the_sampler_are_the_callers() -> None:
             return sampler()
 
     loader = DataLoader(Squares(10), batch_size=1, sampler=Broken(), num_workers=2)  # type: ignore[arg-type]
+    iterator = iter(loader)
+    assert [next(iterator)[1].item() for _ in range(3)] == [1, 2, 3], "what came before isn't lost"
     with pytest.raises(RuntimeError, match="the sampler's"):
-        list(loader)
+        next(iterator)
+    assert list(iterator) == []
 
 
 def test_output_of_workers_is_not_doubled(tmp_path: Path) -> None:
@@ -262,3 +265,20 @@ list(DataLoader(Hooked(say, size=4), batch_size=2, num_workers=2))
         root = Path(__file__).parents[2]
         subprocess.run([sys.executable, "-c", program], stdout=file, check=True, cwd=root, timeout=60)
     assert sorted(out.read_text().split()) == ["main", "worker"]
+
+
+class Unpicklable:
+    """An index that can't be sent."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an index that can't be sent")
+
+
+def test_indices_that_cannot_be_sent() -> None:
+    loader = DataLoader(Squares(10), batch_sampler=[[0], [Unpicklable()], [2]], num_workers=2)  # type: ignore[list-item]
+    iterator = iter(loader)
+    assert next(iterator)[1].tolist() == [0]
+    with pytest.raises(TypeError, match="an index that can't be sent"):
+        next(iterator)
+    assert next(iterator)[1].tolist() == [2]
+    assert list(iterator) == []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -172,7 +172,12 @@ def is_bytes(view: Any) -> bool:
 
 
 TestArena = ArenaMachine.TestCase
-TestArena.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestArena.settings = settings(
+    max_examples=50,
+    stateful_step_count=30,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink a failure takes minutes
+)
 
 
 @contextmanager

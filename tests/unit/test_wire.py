@@ -45,8 +45,8 @@ def drain(line: Line) -> None:
 
 def test_messages_go_both_ways_in_order(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
-    line.post({"a": 1})
-    line.post([2, 3])
+    line.post(frame({"a": 1}))
+    line.post(frame([2, 3]))
     assert [channel.receive(), channel.receive()] == [{"a": 1}, [2, 3]]
     channel.send("first")
     channel.send(None)
@@ -94,8 +94,8 @@ def test_many_messages_come_in_one_call(ends: tuple[Line, Channel]) -> None:
 
 def test_a_message_larger_than_the_socket_takes_does_not_block(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
-    line.post(LARGE)  # nobody reads yet: returns all the same
-    line.post("after it")
+    line.post(frame(LARGE))  # nobody reads yet: returns all the same
+    line.post(frame("after it"))
     assert line.unsent
     got: list[Any] = []
     reader = threading.Thread(target=lambda: got.extend(channel.receive() for _ in range(2)))
@@ -125,7 +125,7 @@ def test_both_may_send_large_messages_at_once(ends: tuple[Line, Channel]) -> Non
         channel.send(LARGE)  # blocks until it is read
         got.append(channel.receive())
 
-    line.post(LARGE)
+    line.post(frame(LARGE))
     thread = threading.Thread(target=child)
     thread.start()
     received: list[Any] = []
@@ -159,14 +159,14 @@ def test_a_line_sees_the_other_end_close_within_a_message(ends: tuple[Line, Chan
 def test_posting_to_an_end_that_is_gone_raises_nothing(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
     channel.sock.close()
-    line.post(1)
+    line.post(frame(1))
     assert line.ended
     assert not line.unsent
 
 
 def test_a_channel_sees_the_line_close_after_the_last_message(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
-    line.post("last")
+    line.post(frame("last"))
     line.close()
     assert channel.receive() == "last"
     assert channel.receive() is None

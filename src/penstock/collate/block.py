@@ -95,6 +95,8 @@ class _Pickler(pickle.Pickler):
     """Leaves the bytes of plain tensors beside the pickle; numpy does so for its arrays by itself."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor) and obj.layout is not torch.strided:
+            return _load_saved, (_saved(obj),)
         if type(obj) is not torch.Tensor or not is_plain(obj) or obj.is_conj() or obj.is_neg():
             return NotImplemented
         if obj.numel() == 0:
@@ -112,6 +114,17 @@ class _Pickler(pickle.Pickler):
 
 def _empty_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype)
+
+
+def _saved(tensor: torch.Tensor) -> bytes:
+    stream = io.BytesIO()
+    torch.save(tensor, stream)
+    return stream.getvalue()
+
+
+def _load_saved(data: bytes) -> Any:
+    """A sparse tensor: unpickled without ``torch.load``, it would be kept alive by torch's own list."""
+    return torch.load(io.BytesIO(data), weights_only=False)
 
 
 def _rebuild_tensor(

@@ -143,7 +143,7 @@ class ProcessesBackend(Backend):
         self._tell_template(EndWorkers(0))
 
     def _tell_template(self, message: Any) -> None:
-        self._control.post(message)
+        self._control.post(frame(message))
 
     def _template_ended(self, seconds: float) -> bool:
         poll = select.poll()
@@ -195,6 +195,8 @@ class ProcessesBackend(Backend):
             self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
 
     def _on_worker(self, worker: WorkerHandle, mask: int) -> list[Event]:
+        if worker.number not in self._set:  # its end came with the same call of `select`
+            return []
         if mask & selectors.EVENT_WRITE:
             worker.line.flush()
             self._watch(worker)
@@ -202,13 +204,17 @@ class ProcessesBackend(Backend):
         if not worker.load:
             self._relieve_the_late(worker)
         if worker.line.ended:  # its death is told by the template, with the exit code
-            self._selector.unregister(worker.line.sock)
+            self._unwatch(worker)
         return events
+
+    def _unwatch(self, worker: WorkerHandle) -> None:
+        if worker.line.sock in self._selector.get_map():
+            self._selector.unregister(worker.line.sock)
 
     def _relieve_the_late(self, idle: WorkerHandle) -> None:
         """At the start, when workers come one by one, don't let the first batch wait for the last."""
         late = min(
-            (w for w in self._set.values() if w.waiting), key=lambda w: w.waiting[0].batch, default=None
+            (w for w in self._set.values() if w.waiting), key=lambda w: w.waiting[0][0].batch, default=None
         )
         if late is not None:
             idle.take_over_from(late)
@@ -233,17 +239,15 @@ class ProcessesBackend(Backend):
 
     def _on_worker_end(self, message: Ended) -> list[Event]:
         worker = self._set.pop(message.worker)
-        events: list[Event] = []
-        if not worker.line.ended:
-            events += [worker.take(result) for result in worker.line.receive()]
-            self._selector.unregister(worker.line.sock)
+        events: list[Event] = [worker.take(result) for result in worker.line.receive()]
+        self._unwatch(worker)
         worker.line.close()
         lost = tuple(worker.tasks.values())
         sample = worker.notes.read()
         return [*events, Died(message.worker, message.pid, message.exitcode, sample, lost)]
 
     def _on_template_end(self) -> Died:
-        self._selector.unregister(self._control.sock)
+        self._state = State.CLOSED
         pid = self._template.pid
         self._template.join()
         exitcode = self._template.exitcode

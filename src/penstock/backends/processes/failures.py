@@ -31,6 +31,8 @@ def load(data: bytes) -> BaseException:
         return loaded
     kind, args, state = loaded
     error: BaseException = kind.__new__(kind, *args)
+    builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    builtin.__init__(error, *args)  # where OSError and the like set what they show
     error.args = args
     error.__dict__.update(state)
     return error

@@ -10,7 +10,7 @@ from penstock.arena import Notes
 from penstock.backends.base import Done
 from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Result, Run
-from penstock.backends.processes.wire import Line
+from penstock.backends.processes.wire import Line, frame
 from penstock.collate import Spec
 from penstock.plan import Task
 
@@ -27,42 +27,50 @@ class WorkerHandle:
         self._specs = specs  # shared by all workers, so that equal specs are one object
         self.pid = 0
         self.running = False
-        self.waiting: deque[Run] = deque()
+        self.waiting: deque[tuple[Task, bytes]] = deque()
         self.spec: Spec | None = None
         self.tasks: dict[tuple[int, int, int], Task] = {}
         self.load = 0
 
     def give(self, task: Task, slot: int) -> None:
-        """Send a task, or keep it here until the worker runs: so another can still take it over."""
+        """Send a task, or keep it here until the worker runs: so another can still take it over.
+
+        Raises whatever pickling the indices raises; the worker then hasn't got the task.
+        """
+        message = frame(
+            Run(
+                task.generation,
+                task.batch,
+                task.offset,
+                task.indices,
+                task.batch_size,
+                task.rows,
+                task.base_seed,
+                slot,
+            )
+        )
+        self._accept(task, message)
+
+    def _accept(self, task: Task, message: bytes) -> None:
         self.tasks[_key(task)] = task
         self.load += len(task.indices)
-        run = Run(
-            task.generation,
-            task.batch,
-            task.offset,
-            task.indices,
-            task.batch_size,
-            task.rows,
-            task.base_seed,
-            slot,
-        )
         if self.running:
-            self.line.post(run)
+            self.line.post(message)
         else:
-            self.waiting.append(run)
+            self.waiting.append((task, message))
 
     def start(self) -> None:
         """Send what was kept; the worker runs, or is the first that will."""
         self.running = True
         while self.waiting:
-            self.line.post(self.waiting.popleft())
+            self.line.post(self.waiting.popleft()[1])
 
     def take_over_from(self, late: WorkerHandle) -> None:
         """Relieve a worker that doesn't run yet of its first task."""
-        run = late.waiting.popleft()
-        task = late.tasks.pop((run.generation, run.batch, run.offset))
+        task, message = late.waiting.popleft()
+        del late.tasks[_key(task)]
         late.load -= len(task.indices)
-        self.give(task, run.slot)
+        self._accept(task, message)
 
     def take(self, result: Result) -> Done:
         task = self.tasks.pop((result.generation, result.batch, result.offset))

@@ -109,9 +109,9 @@ class Line:
     def unsent(self) -> bool:
         return bool(self._unsent) and not self.ended
 
-    def post(self, message: Any) -> None:
-        """Send a message, now or, as far as the socket is full, in later calls of `flush`."""
-        self._unsent += frame(message)
+    def post(self, message: bytes) -> None:
+        """Send a framed message, now or, as far as the socket is full, in later calls of `flush`."""
+        self._unsent += message
         self.flush()
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+import pickle
 import random
 import signal
 import sys
@@ -26,7 +27,7 @@ from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Result, Run
 from penstock.backends.processes.wire import Channel
 from penstock.collate import Spec
-from penstock.fetch import Abandoned, Failed, Fetcher, Outcome, Recipe, Rows, Timing
+from penstock.fetch import Abandoned, Failed, Fetcher, NotRegular, Outcome, Recipe, Rows, Timing
 from penstock.plan import Task
 from penstock.seeding import SampleSeeder
 
@@ -138,7 +139,19 @@ class _Loop:
         if isinstance(outcome, Failed):
             return kind, (failures.dump(outcome.error), outcome.position, outcome.text)
         if isinstance(outcome, Rows):
-            known = outcome.spec is self._sent_spec
+            if outcome.spec is self._sent_spec:
+                return kind, (None, outcome.rows)
+            if not _sendable(outcome.spec):
+                return NotRegular.__name__, ()
             self._sent_spec = outcome.spec
-            return kind, (None if known else outcome.spec, outcome.rows)
+            return kind, (outcome.spec, outcome.rows)
         return kind, tuple(getattr(outcome, f.name) for f in dataclasses.fields(outcome))
+
+
+def _sendable(spec: Spec) -> bool:
+    """False where a sample is a named tuple, or has keys, of a class that can't be imported."""
+    try:
+        pickle.dumps(spec)
+    except Exception:
+        return False
+    return True
