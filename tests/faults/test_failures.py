@@ -123,11 +123,15 @@ def test_a_worker_that_exits_by_itself() -> None:
         list(DataLoader(Hooked(leave), batch_size=2, num_workers=2))
 
 
+def the_template() -> psutil.Process:
+    (template,) = (child for child in our_children() if child.ppid() == os.getpid())
+    return template
+
+
 def test_the_death_of_the_template_is_told() -> None:
     iterator = iter(DataLoader(Squares(10_000), batch_size=2, num_workers=2))
     next(iterator)
-    (template,) = psutil.Process().children()
-    template.kill()
+    the_template().kill()
     with pytest.raises(WorkerDiedError, match="template process"):
         list(iterator)
     assert our_children() == []
@@ -137,7 +141,7 @@ def test_death_is_an_event_not_a_timeout() -> None:
     """A worker killed while it does nothing: the next call of next() tells, with no sample in hand."""
     loader = DataLoader(Squares(4), batch_size=2, num_workers=1, persistent_workers=True)
     list(loader)
-    (worker,) = psutil.Process().children()[0].children()
+    (worker,) = the_template().children()
     worker.kill()
     with pytest.raises(WorkerDiedError, match="between samples"):
         list(loader)
