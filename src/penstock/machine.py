@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 _V1_UNLIMITED = 1 << 60
 
 
 def available_memory() -> int:
-    """Bytes that can still be taken without swapping or meeting the cgroup's limit."""
-    free = int(psutil.virtual_memory().available)
-    left = _cgroup_memory_left()
-    return free if left is None else min(free, left)
+    """Bytes that can still be taken without swapping or meeting a cgroup's limit."""
+    return min(int(psutil.virtual_memory().available), *_cgroup_memory_left())
 
 
-def _cgroup_memory_left() -> int | None:
-    """Bytes left under this process's memory cgroup (version 2 or 1), or None without a limit."""
-    for folder, limit_name, usage_name, cache_key in (
-        (CGROUP, "memory.max", "memory.current", "inactive_file"),
-        (CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+def _cgroup_memory_left() -> Iterator[int]:
+    """Bytes left under each limit on this process's memory: of its cgroup and those above it."""
+    for controller, mount, limit_name, usage_name, cache_key in (
+        ("", CGROUP, "memory.max", "memory.current", "inactive_file"),
+        (
+            "memory",
+            CGROUP / "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
-        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
-        if limit is not None and usage is not None and limit < _V1_UNLIMITED:
-            return max(0, limit - usage + _reclaimable(folder / "memory.stat", cache_key))
-    return None
+        for group in _groups(mount, controller):
+            limit, usage = _number(group / limit_name), _number(group / usage_name)
+            if limit is not None and usage is not None and limit < _V1_UNLIMITED:
+                yield max(0, limit - usage + _reclaimable(group / "memory.stat", cache_key))
+    yield _V1_UNLIMITED
+
+
+def _groups(mount: Path, controller: str) -> Iterator[Path]:
+    """The folder of this process's group and those above it, up to `mount`.
+
+    In a container the path in /proc may be that of the host, of which only `mount` is there.
+    """
+    try:
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    entries = (line.split(":", 2) for line in lines)
+    own = next((path for _, names, path in entries if controller in names.split(",")), "/")
+    parts = [] if ".." in own else own.strip("/").split("/")
+    for depth in range(len(parts), -1, -1):
+        yield mount.joinpath(*parts[:depth])
 
 
 def _reclaimable(path: Path, key: str) -> int:

@@ -19,6 +19,13 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def own_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "own"
+    monkeypatch.setattr(machine, "OWN_GROUPS", file)
+    return file
+
+
 def v2(folder: Path, limit: str, usage: int, stat: str = "") -> None:
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text(f"{usage}\n")
@@ -85,3 +92,24 @@ def test_a_missing_account_of_the_cache_counts_as_none(cgroup: Path) -> None:
 def test_a_limit_above_the_machine_is_no_promise(cgroup: Path) -> None:
     v2(cgroup, str(1 << 50), 0)
     assert is_what_the_machine_has(available_memory())
+
+
+@pytest.mark.parametrize("inner", [3, 9])
+def test_the_tightest_limit_of_the_own_group_and_those_above_counts(
+    inner: int, cgroup: Path, own_groups: Path
+) -> None:
+    own_groups.write_text("3:cpu:/other\n0::/slurm/job7\n")
+    job = cgroup / "slurm" / "job7"
+    job.mkdir(parents=True)
+    v2(job, str(inner * MB), MB)
+    v2(cgroup / "slurm", str(7 * MB), MB)
+    assert available_memory() == min(inner - 1, 6) * MB
+
+
+@pytest.mark.parametrize("path", ["/not/mounted/here", "/../..", "/"])
+def test_a_path_of_another_namespace_leaves_the_mounts_own_limit(
+    path: str, cgroup: Path, own_groups: Path
+) -> None:
+    own_groups.write_text(f"0::{path}\n")
+    v2(cgroup, str(10 * MB), 4 * MB)
+    assert available_memory() == 6 * MB
