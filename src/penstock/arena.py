@@ -129,7 +129,8 @@ class Memory:
         except OSError as error:
             raise BatchTooLargeError(nbytes, available_memory(), "the memory left is") from error
         with contextlib.suppress(OSError):  # before Linux 5.14
-            self._map.madvise(_MADV_POPULATE_READ, (slot + 1) * self.span, nbytes)
+            new = known // PAGE * PAGE
+            self._map.madvise(_MADV_POPULATE_READ, (slot + 1) * self.span + new, nbytes - new)
 
     def own_view(self, slot: int, nbytes: int) -> Bytes:
         """As `slot`, but an array that its slices keep alive (numpy's base of a slice is it)."""
