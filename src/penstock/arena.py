@@ -31,7 +31,6 @@ import sys
 import weakref
 from collections import deque
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +72,6 @@ def _map_shared(fd: int, nbytes: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, nbytes, trackfd=False)
     return mmap.mmap(fd, nbytes)
-
-
-class Reserves(Protocol):
-    """What running a task needs of the arena."""
-
-    def reserve(self, slot: int, nbytes: int) -> Bytes: ...
 
 
 class Memory:
@@ -205,12 +198,8 @@ class Arena:
 
     @cached_property
     def memory(self) -> Memory:
-        """The mapping, made when it is first needed: small batches without workers never do."""
+        """The mapping, made when it is first needed; without workers it never is."""
         return _map_largest(min(MAX_SPAN, 1 << max(PAGE, self.budget).bit_length()))
-
-    def reserve(self, slot: int, nbytes: int) -> Bytes:
-        """As `Memory.reserve`, for tasks that run in this process."""
-        return self.memory.reserve(slot, nbytes)
 
     @property
     def in_use(self) -> int:
@@ -308,14 +297,20 @@ class ArenaPool:
 
     def __init__(self) -> None:
         self._idle: list[Arena] = []
+        self._owner = os.getpid()
         weakref.finalize(self, _close_all, self._idle).atexit = False
 
     def take(self) -> Arena:
+        """An idle arena, or a new one."""
+        if os.getpid() != self._owner:  # forked: what is idle here is at work in our parent
+            self._owner = os.getpid()
+            self._idle.clear()
         return self._idle.pop() if self._idle else Arena()
 
     def give(self, arena: Arena) -> None:
         """Put back an arena that no worker has mapped any more."""
-        self._idle.append(arena)
+        if os.getpid() == self._owner:
+            self._idle.append(arena)
 
     def close(self) -> None:
         _close_all(self._idle)

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from penstock.arena import Reserves
+from penstock.arena import Memory
 from penstock.collate import (
     BlockWriter,
     Irregular,
     RowWriter,
+    Scratch,
     Spec,
     is_default_collate,
     spec_of,
@@ -128,29 +129,27 @@ def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
 class Fetcher:
     """Runs tasks of one recipe.
 
-    `memory` is the process's mapping of the arena. With `direct_below`, a batch of fewer bytes than
-    that is returned as an object instead of through the arena, and so is any that has to be collated.
+    `memory` is the process's mapping of the arena. Without one, every batch is collated and returned as an
+    object, exactly as torch does it.
     With no `seeder` the global generators are left to the dataset, as torch does without workers.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        memory: Reserves,
+        memory: Memory | None,
         before_sample: Callable[[int, int], None],
         seeder: SampleSeeder | None,
-        direct_below: int | None = None,
     ) -> None:
         self._recipe, self._memory = recipe, memory
         self._before_sample = before_sample
         self._seeder = seeder
-        self._direct_below = direct_below
         self._get_many = batched_getter(recipe.dataset) if recipe.batched else None
         self._spec: Spec | None = None
         self._clock = time.perf_counter
         self._position: int | None = None
         self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
-        self._small = False
+        self._scratch = Scratch()
 
     def run(self, task: Task, slot: int) -> tuple[Outcome, Timing]:
         """Run one task; `slot` is acquired for its batch. What user code raises comes as `Failed`."""
@@ -192,10 +191,12 @@ class Fetcher:
             return self._collated(sample, slot)
         if self._get_many is not None:
             many = self._fetch_many(self._get_many, task, timing, seeds)
-            rows_fit = task.rows and isinstance(many, list | tuple) and len(many) > 0
+            rows_fit = (
+                task.rows and self._memory is not None and isinstance(many, list | tuple) and len(many) > 0
+            )
             return self._rows(iter(many), len(many), 0, slot) if rows_fit else self._collated(many, slot)
         samples = self._samples(task, timing, seeds)
-        if task.rows and task.indices and not self._small:
+        if task.rows and task.indices and self._memory is not None:
             return self._rows(samples, task.batch_size, task.offset, slot)
         return self._collated(list(samples), slot)
 
@@ -234,9 +235,6 @@ class Fetcher:
     def _rows(self, samples: Iterator[Any], rows: int, first_row: int, slot: int) -> Outcome:
         first = next(samples)
         spec = self._spec = spec_of(first, self._spec)
-        if self._direct_below is not None and rows * spec.sample_bytes < self._direct_below:
-            self._small = True
-            return self._collated([first, *samples], slot)
         writer = RowWriter(spec, self._tensors(slot, spec, rows), first_row)
         samples = itertools.chain((first,), samples)
         del first  # a large sample's memory is wanted for the next one
@@ -249,16 +247,17 @@ class Fetcher:
         known = self._views.get(slot)
         if known is not None and known[0] is spec and known[1] == rows:
             return known[2]
+        assert self._memory is not None
         tensors = tensors_of(self._memory.reserve(slot, spec.layout(rows)[1]), spec, rows)
         self._views[slot] = (spec, rows, tensors)
         return tensors
 
     def _collated(self, samples: Any, slot: int) -> Outcome:
         self._position = None
-        if self._direct_below is not None:
-            return Direct(self._recipe.collate_fn(samples))
-        writer = BlockWriter(lambda nbytes: self._memory.reserve(slot, nbytes))
-        with stack_into(writer):
+        with stack_into(self._scratch):
             batch = self._recipe.collate_fn(samples)
         del samples
-        return Block(*writer.pack(batch))
+        memory = self._memory
+        if memory is None:
+            return Direct(batch)
+        return Block(*BlockWriter(lambda nbytes: memory.reserve(slot, nbytes)).pack(batch))

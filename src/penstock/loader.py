@@ -183,7 +183,7 @@ class _Session:
 
     def _make_backend(self, loader: DataLoader[Any]) -> Backend:
         if loader.num_workers == 0:
-            return InlineBackend(self._recipe, self.arena)
+            return InlineBackend(self._recipe)
         if loader.num_workers > MAX_WORKERS:
             raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {loader.num_workers}")
         job = WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from penstock.arena import Reserves
 from penstock.backends.base import Backend, Busy, Done, Event, State
 from penstock.fetch import Fetcher, Recipe
 from penstock.plan import Task
-
-DIRECT_BELOW = 1 << 18
-"""A smaller batch (in bytes) is quicker made in new memory than in a slot."""
 
 
 class InlineBackend(Backend):
@@ -18,9 +14,9 @@ class InlineBackend(Backend):
 
     workers = 1
 
-    def __init__(self, recipe: Recipe, memory: Reserves) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self._fetcher = Fetcher(recipe, memory, _go_on, seeder=None, direct_below=DIRECT_BELOW)
+        self._fetcher = Fetcher(recipe, None, _go_on, seeder=None)
         self._tasks: deque[tuple[Task, int]] = deque()
 
     def start(self) -> None:

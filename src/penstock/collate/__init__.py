@@ -7,7 +7,7 @@ Two ways, and the engine is told which was taken:
 - `block`: anything else is collated as a whole and packed.
 """
 
-from penstock.collate.block import BlockWriter, stack_into, unpack
+from penstock.collate.block import BlockWriter, unpack
 from penstock.collate.rows import (
     Column,
     Irregular,
@@ -18,12 +18,14 @@ from penstock.collate.rows import (
     spec_of,
     tensors_of,
 )
+from penstock.collate.scratch import Scratch, stack_into
 
 __all__ = [
     "BlockWriter",
     "Column",
     "Irregular",
     "RowWriter",
+    "Scratch",
     "Spec",
     "batch_of_rows",
     "is_default_collate",

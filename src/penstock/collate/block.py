@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import torch
-from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from penstock.arena import Bytes, aligned
-from penstock.collate.dense import is_plain, tensor_in
+from penstock.collate.dense import is_plain
 from penstock.errors import BatchNotSendableError, BatchTooLargeError
 
 
@@ -25,22 +23,11 @@ class BlockWriter:
     """Packs one collated batch of any kind into a block that grows as needed.
 
     `reserve(nbytes)` returns the first `nbytes` of the block; what was written before stays there.
-    Tensors that ``default_collate`` stacks while this writer is `stacking` are made in the block, so
-    that packing need not copy them.
     """
 
     def __init__(self, reserve: Any) -> None:
         self._reserve = reserve
         self._end = 0
-        self._placed: dict[int, tuple[int, int]] = {}
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """An uninitialised tensor in the block."""
-        numel = int(np.prod(shape, dtype=np.int64))
-        start, block = self._take(numel * dtype.itemsize)
-        tensor = tensor_in(block, start, dtype, shape, numel)
-        self._placed[tensor.data_ptr()] = (start, numel * dtype.itemsize)
-        return tensor
 
     def pack(self, batch: Any) -> tuple[int, int]:
         """Write `batch`; returns (start of the pickle, bytes of the block).
@@ -58,9 +45,6 @@ class BlockWriter:
 
     def _place(self, buffer: pickle.PickleBuffer) -> tuple[int, int]:
         data = np.frombuffer(buffer.raw(), np.uint8)
-        address = data.__array_interface__["data"][0]
-        if self._placed.get(address, (0, -1))[1] == data.nbytes:
-            return self._placed[address]
         start, block = self._take(data.nbytes)
         block[start : start + data.nbytes] = data
         return start, data.nbytes
@@ -101,15 +85,17 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         if obj.numel() == 0:
             return _empty_tensor, (obj.dtype, tuple(obj.shape))
-        order = sorted(range(obj.dim()), key=obj.stride, reverse=True)
+        shape, stride = tuple(obj.shape), obj.stride()
+        for dim in (d for d in range(obj.dim()) if stride[d] == 0):
+            obj = obj.narrow(dim, 0, 1)  # expanded: there is but one
+        order = sorted(range(obj.dim()), key=stride.__getitem__, reverse=True)
         dense = obj.permute(order)  # channels_last and the like stay as they are
-        stride = obj.stride()
         if not dense.is_contiguous():
             dense = obj.contiguous()
-            stride = dense.stride()
-        raw: Any = dense.view(-1).view(torch.uint8).numpy()
-        data = pickle.PickleBuffer(raw)
-        return _rebuild_tensor, (data, obj.dtype, tuple(obj.shape), stride)
+            kept = dense.stride()
+            stride = tuple(0 if old == 0 else new for old, new in zip(stride, kept, strict=True))
+        raw: Any = dense.reshape(-1).view(torch.uint8).numpy()
+        return _rebuild_tensor, (pickle.PickleBuffer(raw), obj.dtype, shape, stride)
 
 
 def _empty_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
@@ -131,44 +117,3 @@ def _rebuild_tensor(
     data: Any, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]
 ) -> torch.Tensor:
     return torch.frombuffer(data, dtype=dtype).as_strided(shape, stride)
-
-
-class stack_into:
-    """While entered, ``default_collate`` stacks plain tensors in `writer`'s block.
-
-    torch's own rule makes a file in /dev/shm for every tensor it stacks in a worker, which ends with a
-    bus error where that is small. Not for several threads.
-    """
-
-    def __init__(self, writer: BlockWriter) -> None:
-        self._writer = writer
-
-    def __enter__(self) -> None:
-        self._replaced = default_collate_fn_map.get(torch.Tensor) is collate_tensor_fn
-        if self._replaced:
-            default_collate_fn_map[torch.Tensor] = self._stack
-
-    def __exit__(self, *_: object) -> None:
-        if self._replaced:
-            default_collate_fn_map[torch.Tensor] = collate_tensor_fn
-
-    def _stack(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
-        elem = batch[0]
-        regular = all(
-            type(t) is torch.Tensor and t.dtype is elem.dtype and t.shape == elem.shape and is_plain(t)
-            for t in batch
-        )
-        if regular and elem.numel():
-            out = self._writer.empty((len(batch), *elem.shape), elem.dtype)
-            return torch.stack(list(batch), out=out)
-        return _stack_privately(batch, collate_fn_map)
-
-
-def _stack_privately(batch: Sequence[torch.Tensor], collate_fn_map: Any) -> torch.Tensor:
-    """torch's own rule, with its errors, without its shared memory."""
-    worker = torch.utils.data._utils.worker
-    info, worker._worker_info = worker._worker_info, None
-    try:
-        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
-    finally:
-        worker._worker_info = info

@@ -1,0 +1,92 @@
+"""What ``default_collate`` stacks into, when it is called to collate a whole batch.
+
+torch's own rule makes a file in /dev/shm for every tensor that a worker stacks, which ends in a bus error
+where that is small, and takes new memory every time, whose first touch costs more than the copy.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils import worker as torch_worker
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+
+from penstock.arena import Bytes
+from penstock.collate.dense import is_plain, tensor_in
+
+LEAST = 1 << 18
+"""A smaller tensor (in bytes) is as quickly made in new memory."""
+KEPT = 8
+"""How many pieces of memory to keep for the next batches."""
+
+
+class Scratch:
+    """Private memory that is used again once the last tensor that views it is gone.
+
+    Whoever holds such a tensor, user code included, holds its memory: that is given out anew only when the
+    array that all its views have in common dies (in whichever thread; that only appends to a deque).
+    """
+
+    def __init__(self) -> None:
+        self._idle: deque[Bytes] = deque()
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor."""
+        numel = int(np.prod(shape, dtype=np.int64))
+        memory = self._take(numel * dtype.itemsize)
+        lease = np.frombuffer(memory, np.uint8)
+        weakref.finalize(lease, self._idle.append, memory).atexit = False
+        return tensor_in(lease, 0, dtype, shape, numel)
+
+    def _take(self, nbytes: int) -> Bytes:
+        while len(self._idle) > KEPT:
+            self._idle.popleft()
+        for _ in range(len(self._idle)):
+            memory = self._idle.popleft()
+            if nbytes <= memory.nbytes <= 2 * nbytes:
+                return memory
+            self._idle.append(memory)
+        return np.empty(nbytes, np.uint8)
+
+
+class stack_into:
+    """While entered, ``default_collate`` stacks large plain tensors into `scratch`."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def __enter__(self) -> None:
+        self._replaced = default_collate_fn_map.get(torch.Tensor) is collate_tensor_fn
+        if self._replaced:
+            default_collate_fn_map[torch.Tensor] = self._stack
+
+    def __exit__(self, *_: object) -> None:
+        if self._replaced:
+            default_collate_fn_map[torch.Tensor] = collate_tensor_fn
+
+    def _stack(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
+        elem = batch[0]
+        nbytes = len(batch) * elem.numel() * elem.dtype.itemsize if is_plain(elem) else 0
+        if nbytes < LEAST or any(
+            type(t) is not torch.Tensor
+            or t.dtype is not elem.dtype
+            or t.shape != elem.shape
+            or not is_plain(t)
+            for t in batch
+        ):
+            return _stack_privately(batch, collate_fn_map)
+        return torch.stack(list(batch), out=self._scratch.empty((len(batch), *elem.shape), elem.dtype))
+
+
+def _stack_privately(batch: Sequence[torch.Tensor], collate_fn_map: Any) -> torch.Tensor:
+    """torch's own rule, with its errors, without its shared memory."""
+    info, torch_worker._worker_info = torch_worker._worker_info, None
+    try:
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
+    finally:
+        torch_worker._worker_info = info
