@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -338,3 +339,183 @@ def test_in_order_false_gives_the_same_batches() -> None:
     except TypeError:
         pytest.skip("torch before 2.6 has no in_order")
     assert sorted(labels.tolist() for _, labels in loader) == [[i, i + 1] for i in range(0, 40, 2)]
+
+
+# -- forks by the user ---------------------------------------------------------------------------
+
+
+def in_child(check: Any) -> int:
+    """Run `check` in a forked child; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        signal.alarm(60)
+        torch.set_num_threads(1)  # a forked child can't use the threads of OpenMP
+        try:
+            check()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def read_all(loader: Any, size: int) -> None:
+    for batch, (images, labels) in enumerate(loader):
+        assert labels.tolist() == list(range(4 * batch, 4 * batch + 4))
+        assert images[:, -1].tolist() == [float(i) ** 2 for i in labels.tolist()]
+    assert 4 * batch + 4 == size
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_parent_and_child_of_a_fork_load_apart(workers: int, persistent: bool) -> None:
+    if persistent and not workers:
+        pytest.skip("torch refuses that")
+    loader = DataLoader(
+        Squares(200, width=50_000), batch_size=4, num_workers=workers, persistent_workers=persistent
+    )
+    iterator = iter(loader)
+    kept = [next(iterator) for _ in range(3)]
+    before = [images.clone() for images, _ in kept]
+
+    def load_in_child(inherited: Any = iterator) -> None:
+        with pytest.raises(ClosedError):
+            list(inherited)
+        read_all(loader, 200)
+        loader.close()
+
+    assert in_child(load_in_child) == 0
+    assert all(torch.equal(images, copy) for (images, _), copy in zip(kept, before, strict=True))
+    del iterator, load_in_child
+    read_all(loader, 200)
+    loader.close()
+
+
+def test_without_workers_a_forked_child_keeps_its_batch() -> None:
+    iterator = iter(DataLoader(Squares(80, width=100_000), batch_size=4))
+    batch = next(iterator)
+    gate = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.read(gate[0], 1)
+        os._exit(0 if batch[0][:, 0].tolist() == [0.0, 1.0, 4.0, 9.0] else 1)
+    del batch
+    for _ in iterator:
+        pass
+    os.write(gate[1], b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for fd in gate:
+        os.close(fd)
+
+
+# -- what user code may keep ---------------------------------------------------------------------
+
+
+class Remembers:
+    """A collate function that keeps its first batch, as mixup or a memory bank does."""
+
+    first: Any = None
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = torch.utils.data.default_collate(samples)[0]
+        if self.first is None:
+            self.first = batch
+        return batch[:, 0].clone(), self.first[:, 0].clone()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_collate_fn_may_keep_what_it_collated(workers: int) -> None:
+    loader = DataLoader(Squares(80, width=50_000), batch_size=4, num_workers=workers, collate_fn=Remembers())
+    assert {tuple(first.tolist()) for _, first in loader} == {(0.0, 1.0, 4.0, 9.0)}
+
+
+def test_without_workers_each_sample_is_fetched_once() -> None:
+    fetched: list[int] = []
+    list(DataLoader(Hooked(fetched.append, size=8), batch_size=4))
+    list(DataLoader(Hooked(fetched.append, size=8), batch_size=4, collate_fn=lambda samples: samples))
+    assert fetched == [*range(8), *range(8)]
+
+
+def test_more_batches_are_kept_than_there_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.arena.MAX_SLOTS", 16)
+    monkeypatch.setattr("penstock.arena.FEWEST_SLOTS", 16)
+    for workers in (0, 2):
+        loader = DataLoader(Squares(400, width=20_000), batch_size=4, num_workers=workers)
+        kept = list(loader)
+        assert [labels[0].item() for _, labels in kept] == list(range(0, 400, 4))
+        assert len(list(loader)) == 100, "also while the first epoch's are held"
+
+
+# -- randomness that leaves no trace -------------------------------------------------------------
+
+
+class Traceless(Squares):
+    """Reads torch's seed, and draws in a scope that restores the generator."""
+
+    def __getitem__(self, index: int) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            drawn = torch.rand(2)
+        return drawn, np.random.default_rng(torch.initial_seed() + index).random(2)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_torchs_seed_may_be_read_without_being_drawn_from() -> None:
+    def run(workers: int) -> list[Any]:
+        torch.manual_seed(5)
+        return list(DataLoader(Traceless(120), batch_size=8, num_workers=workers))
+
+    one = run(1)
+    assert equal(run(2), one)
+    assert equal(run(3), one)
+    assert len(torch.cat([drawn for drawn, _ in one]).unique()) == 240
+
+
+# -- surroundings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["SIG_IGN", "lambda *_: reap()"])
+def test_a_program_that_reaps_children_itself(how: str) -> None:
+    done = run_program(
+        f"""
+        import os, signal
+        from penstock import DataLoader
+        from tests.datasets import Squares
+        def reap():
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                pass
+        signal.signal(signal.SIGCHLD, {"signal." + how if how == "SIG_IGN" else how})
+        loader = DataLoader(Squares(40), batch_size=4, num_workers=2)
+        print(len(list(loader)), len(list(loader)))
+        """,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.stdout.strip() == "10 10", done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS, 12 << 30", "RLIMIT_FSIZE, 1 << 30"])
+def test_limits_of_address_space_and_file_size(limit: str) -> None:
+    done = run_program(
+        f"""
+        import resource
+        name, value = resource.{limit}
+        resource.setrlimit(name, (value, value))
+        from penstock import DataLoader
+        from tests.datasets import Squares
+        print(len(list(DataLoader(Squares(40, width=300_000), batch_size=8, num_workers=2))))
+        """,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.stdout.strip() == "5", done.stderr
+
+
+def test_a_warm_slot_is_not_counted_as_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [16 << 30]
+    monkeypatch.setattr("penstock.arena.available_memory", lambda: free[0])
+    loader = DataLoader(Squares(8, width=25_000_000), batch_size=1, num_workers=1, prefetch_factor=1)
+    assert len(list(loader)) == 8
+    free[0] = 50 << 20
+    assert len(list(loader)) == 8

@@ -24,6 +24,7 @@ Contract
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import resource
@@ -31,6 +32,8 @@ import sys
 import weakref
 from collections import deque
 from functools import cached_property
+from multiprocessing import reduction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +47,10 @@ _MADV_POPULATE_READ = 22
 """Maps pages that exist, all in one go: a quarter of what it costs to fault them in one by one."""
 PAGE = mmap.PAGESIZE
 MAX_SLOTS = 1024
-"""Batches that one loader's users can keep before they are copied out, however small they are."""
+"""How many batches of a loader can be kept before more are copied out, however small they are."""
 MAX_SPAN = 1 << 34
 """16 GB of address space for a slot: no batch may be larger."""
+FEWEST_SLOTS = 16
 SMALLEST_SPAN = 1 << 20
 """Where address space is so scarce that not even this can be had for each slot, there is no arena."""
 BUDGET_SHARE = 0.25
@@ -74,25 +78,35 @@ def _map_shared(fd: int, nbytes: int) -> mmap.mmap:
     return mmap.mmap(fd, nbytes)
 
 
+def _map_there(fd: Any, span: int) -> Memory:
+    return Memory(fd.detach(), span)
+
+
 class Memory:
     """A process's mapping of the arena.
 
     Attributes:
         fd: the descriptor of the anonymous file.
-        span: bytes of address space for each slot.
+        span: bytes of address space for each slot; no batch may be larger.
+        slots: how many slots there are.
         control: int64 words, shared; word 0 is the generation, then `NOTE_WORDS` for each worker.
     """
 
     def __init__(self, fd: int, span: int) -> None:
-        self.fd, self.span = fd, span
+        size = os.fstat(fd).st_size
+        self.fd, self.span, self.slots = fd, span, size // span - 1
         self._owner = os.getpid()
-        self._map = _map_shared(fd, os.fstat(fd).st_size)
-        self._close = weakref.finalize(self, os.close, fd)
-        if hasattr(mmap, "MADV_DONTDUMP"):
+        self._map = _map_shared(fd, size)
+        with contextlib.suppress(OSError):
             self._map.madvise(mmap.MADV_DONTDUMP)
         self._bytes: Bytes = np.frombuffer(self._map, dtype=np.uint8)
         self.control = memoryview(self._map)[:CONTROL_BYTES].cast("q")
         self._reserved: dict[int, int] = {}
+        self._close = weakref.finalize(self, os.close, fd)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As an argument of a process that is being started: the same file, mapped there anew."""
+        return _map_there, (reduction.DupFd(self.fd), self.span)
 
     def slot(self, slot: int, nbytes: int) -> Bytes:
         """The first `nbytes` bytes of a slot; writing past what is reserved may end in SIGBUS."""
@@ -114,16 +128,19 @@ class Memory:
     def _grow(self, slot: int, known: int, nbytes: int) -> None:
         if nbytes > self.span:
             raise BatchTooLargeError(nbytes, self.span, "one batch may have")
-        if nbytes - known > ASK_FIRST and nbytes - known > (free := available_memory()):
-            raise BatchTooLargeError(nbytes, free, "the memory left is")
         start = (slot + 1) * self.span
+        there = max(known, os.lseek(self.fd, start, os.SEEK_HOLE) - start)  # reserved by another process
+        missing = nbytes - there
+        if missing > ASK_FIRST and missing > (free := available_memory()):
+            raise BatchTooLargeError(nbytes, free, "the memory left is")
         try:
-            os.posix_fallocate(self.fd, start + known, nbytes - known)
+            if missing > 0:
+                os.posix_fallocate(self.fd, start + there, missing)
         except OSError as error:
             raise BatchTooLargeError(nbytes, available_memory(), "the memory left is") from error
         with contextlib.suppress(OSError):  # before Linux 5.14
             new = known // PAGE * PAGE
-            self._map.madvise(_MADV_POPULATE_READ, (slot + 1) * self.span + new, nbytes - new)
+            self._map.madvise(_MADV_POPULATE_READ, start + new, nbytes - new)
 
     def own_view(self, slot: int, nbytes: int) -> Bytes:
         """As `slot`, but an array that its slices keep alive (numpy's base of a slice is it)."""
@@ -137,7 +154,8 @@ class Memory:
         """
         if os.getpid() != self._owner:
             return
-        self._map.madvise(mmap.MADV_REMOVE, (slot + 1) * self.span, self.span)
+        with contextlib.suppress(OSError):  # where the system can't, the memory stays until the end
+            self._map.madvise(mmap.MADV_REMOVE, (slot + 1) * self.span, self.span)
         self._reserved.pop(slot, None)
 
     def forget_reserved(self) -> None:
@@ -184,6 +202,7 @@ class Arena:
 
     def __init__(self, budget: int | None = None) -> None:
         self._given_budget = budget
+        self.owner = os.getpid()
         self.made = 0
         self._free: deque[int] = deque()
         self._freed: deque[int] = deque()
@@ -199,7 +218,7 @@ class Arena:
     @cached_property
     def memory(self) -> Memory:
         """The mapping, made when it is first needed; without workers it never is."""
-        return _map_largest(min(MAX_SPAN, 1 << max(PAGE, self.budget).bit_length()))
+        return _map_largest()
 
     @property
     def in_use(self) -> int:
@@ -209,15 +228,18 @@ class Arena:
     def room(self) -> int:
         """How many more slots could be acquired now within the budget."""
         self._collect()
-        affordable = min(MAX_SLOTS, self.budget // self._batch_bytes)
+        affordable = min(self.memory.slots, self.budget // self._batch_bytes)
         return len(self._free) + max(0, affordable - self.made)
 
     def acquire(self, beyond_budget: bool = False) -> int | None:
-        """A free slot, the one used last if there are several; None if the budget allows none."""
+        """A free slot, the one used last if there are several; None if the budget allows none.
+
+        `beyond_budget` is for a caller that has no slot at all: it always gets one.
+        """
         self._collect()
         if self._free:
             return self._free.pop()
-        if self.made >= MAX_SLOTS or not (beyond_budget or self.room() > 0):
+        if not beyond_budget and self.room() <= 0:
             return None
         self.made += 1
         return self.made - 1
@@ -267,26 +289,33 @@ class Arena:
             self.memory.give_back(slot)
 
 
-def _map_largest(span: int) -> Memory:
-    """A new anonymous file, mapped, of `MAX_SLOTS` slots of `span` bytes, or smaller ones if need be."""
+def _map_largest() -> Memory:
+    """A new anonymous file, mapped: as many slots, and then as large ones, as there is room for."""
+    slots, span = MAX_SLOTS, MAX_SPAN
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:  # leave most of it to the program
-        span = max(SMALLEST_SPAN, min(span, 1 << (limit // (4 * MAX_SLOTS)).bit_length()))
     while True:
-        fd = os.memfd_create("penstock", os.MFD_CLOEXEC)
+        size = (slots + 1) * span
         try:
-            os.ftruncate(fd, (MAX_SLOTS + 1) * span)
-            memory = Memory(fd, span)
-        except OSError as error:  # there is a limit: of the processor, `ulimit -v` or `ulimit -f`
-            os.close(fd)
+            if limit != resource.RLIM_INFINITY and size > limit // 4:  # leave most to the program
+                raise OSError(errno.ENOMEM, "the address space is limited")
+            return _new_memory(size, span)
+        except OSError as error:  # by `ulimit -v`, by `ulimit -f`, or by the processor
             if span <= SMALLEST_SPAN:
-                needed = human_bytes((MAX_SLOTS + 1) * span)
+                needed = human_bytes(size)
                 error.add_note(f"{needed} of address space are needed: see `ulimit -v` and `ulimit -f`")
                 raise
-            span //= 2
-        else:
-            os.posix_fallocate(fd, 0, CONTROL_BYTES)
-            return memory
+            slots, span = (slots // 2, span) if slots > FEWEST_SLOTS else (slots, span // 2)
+
+
+def _new_memory(size: int, span: int) -> Memory:
+    fd = os.memfd_create("penstock", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, 0, CONTROL_BYTES)
+        return Memory(fd, span)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class ArenaPool:
@@ -309,7 +338,7 @@ class ArenaPool:
 
     def give(self, arena: Arena) -> None:
         """Put back an arena that no worker has mapped any more."""
-        if os.getpid() == self._owner:
+        if arena.owner == os.getpid():
             self._idle.append(arena)
 
     def close(self) -> None:

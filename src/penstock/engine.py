@@ -22,7 +22,7 @@ import numpy as np
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
 from penstock.collate import batch_of_rows, unpack
-from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError
+from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
 from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
 from penstock.plan import Task, batches_ahead, parts_for, split
 from penstock.stats import Recorder
@@ -96,6 +96,7 @@ class Engine:
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
+        self._raised: BaseException | None = None
         backend.begin(epoch.generation)
         self._fill(self._ahead())
 
@@ -114,16 +115,24 @@ class Engine:
         self._fill(self._ahead())
         return result
 
-    def abandon(self) -> None:
-        """Give up what is in the making, and wait until no worker is at it; it keeps the backend."""
+    def abandon(self) -> bool:
+        """Give up what is in the making, and wait until no worker is at it; it keeps the backend.
+
+        Returns False if that took longer than the epoch's timeout: then the backend has to be closed.
+        """
         self._exhausted = True
         self._backend.begin(NOBODY)
+        deadline = self._deadline()
         while any(batch.left for batch in self._making.values()):
-            for event in self._backend.wait(None):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            for event in self._backend.wait(left):
                 if isinstance(event, Died):
-                    raise self._death(event)
+                    return False
                 self._making[event.batch].left -= 1
         self.release()
+        return True
 
     def release(self) -> None:
         """Give back the slots of what was in the making; no worker is at it any more."""
@@ -131,6 +140,16 @@ class Engine:
         for batch in self._making.values():
             self._arena.release(batch.slot)
         self._making.clear()
+
+    def _on_purpose(self, error: BaseException) -> BaseException:
+        """Mark an error after which the next batch can be had; after any other the books may be wrong."""
+        self._raised = error
+        return error
+
+    def take_raised(self) -> BaseException | None:
+        """What was raised on purpose just now; kept no longer, as its traceback leads back to us."""
+        error, self._raised = self._raised, None
+        return error
 
     # -- submitting ------------------------------------------------------------------------------
 
@@ -143,7 +162,11 @@ class Engine:
             slot = self._arena.acquire(beyond_budget=not self._making)
             if slot is None:
                 return
-            indices = self._next_indices()
+            try:
+                indices = self._next_indices()
+            except BaseException:  # Ctrl-C in the sampler
+                self._arena.release(slot)
+                raise
             if indices is None:
                 self._arena.release(slot)
                 return
@@ -194,12 +217,12 @@ class Engine:
 
     def _raise_end(self) -> NoReturn:
         error, self._sampler_error = self._sampler_error, None
-        raise error or StopIteration
+        raise StopIteration if error is None else self._on_purpose(error)
 
     # -- waiting ---------------------------------------------------------------------------------
 
     def _next_complete(self) -> _Batch:
-        deadline = time.monotonic() + self._epoch.timeout if self._epoch.timeout else None
+        deadline = self._deadline()
         while (batch := self._first_complete()) is None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -207,6 +230,9 @@ class Engine:
             for event in self._backend.wait(left):
                 self._on_event(event)
         return batch
+
+    def _deadline(self) -> float | None:
+        return time.monotonic() + self._epoch.timeout if self._epoch.timeout else None
 
     def _first_complete(self) -> _Batch | None:
         for batch in self._making.values():
@@ -239,7 +265,7 @@ class Engine:
 
     def _raise_timeout(self) -> None:
         busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
-        raise BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy)
+        raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy))
 
     # -- handing over ----------------------------------------------------------------------------
 
@@ -249,7 +275,7 @@ class Engine:
         outcome = failed or batch.outcomes[0]
         if isinstance(outcome, Failed):
             self._arena.release(batch.slot)
-            raise self._described(batch, outcome)
+            raise self._on_purpose(self._described(batch, outcome))
         if isinstance(outcome, Direct):
             self._arena.release(batch.slot)
             return outcome.batch, 0, False
@@ -266,16 +292,16 @@ class Engine:
         if nbytes == 0:
             self._arena.release(slot)
             return np.empty(0, np.uint8), False
-        if self._arena.room() >= self._ahead() - len(self._making):
+        if self._arena.room() >= max(1, self._ahead() - len(self._making)):
             return self._arena.lease(slot, nbytes), False
         return self._arena.take_copy(slot, nbytes), True
 
     def _described(self, batch: _Batch, failed: Failed) -> BaseException:
         if failed.position is None:
-            failed.error.add_note(f"in making batch {batch.number}")
+            annotate(failed.error, f"in making batch {batch.number}")
         else:
             sample = SampleInHand(batch.number, batch.indices[failed.position])
-            failed.error.add_note(str(sample))
+            annotate(failed.error, str(sample))
         if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
             stopped = RuntimeError("collate_fn raised StopIteration")
             stopped.__cause__ = failed.error

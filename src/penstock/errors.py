@@ -15,6 +15,7 @@ with the worker's traceback as its ``__cause__`` and the batch and the sample as
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "WorkerDiedError",
     "WorkerError",
     "WorkerTraceback",
+    "annotate",
     "human_bytes",
 ]
 
@@ -97,7 +99,7 @@ class WorkerDiedError(PenstockError, RuntimeError):
         where = "between samples" if sample is None else str(sample)
         text = f"{who} (pid {pid}) {describe_exit(exitcode)}"
         text += "" if worker is None else f" {where}"
-        super().__init__(f"{text}.{exit_remedy(exitcode, sample)}")
+        super().__init__(f"{text}.{exit_remedy(worker, exitcode, sample)}")
 
 
 class BatchTimeoutError(PenstockError, RuntimeError):
@@ -163,6 +165,12 @@ def _same(kind: type[BaseException], args: tuple[object, ...], state: dict[str, 
     return error
 
 
+def annotate(error: BaseException, note: str) -> None:
+    """``error.add_note(note)``, as far as its class allows that."""
+    with contextlib.suppress(Exception):  # a frozen dataclass, say
+        error.add_note(note)
+
+
 def human_bytes(count: float) -> str:
     """`count` bytes for a person to read: ``38.5 MB``; powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -185,7 +193,7 @@ def describe_exit(exitcode: int | None) -> str:
     return f"was killed by {name}"
 
 
-def exit_remedy(exitcode: int | None, sample: SampleInHand | None) -> str:
+def exit_remedy(worker: int | None, exitcode: int | None, sample: SampleInHand | None) -> str:
     """What a user can do about it, as a sentence with a space before it, or nothing."""
     if exitcode == -signal.SIGKILL:
         return (
@@ -196,6 +204,8 @@ def exit_remedy(exitcode: int | None, sample: SampleInHand | None) -> str:
         return " A library written in C crashed." + (
             f" Call dataset[{sample.index!r}] in a process of its own to see it." if sample else ""
         )
+    if worker is None:
+        return " Its own words, if any, are on standard error."
     if exitcode is not None and exitcode >= 0:
         return " Something in the dataset ended the process (os._exit, sys.exit, a C library)."
     return ""

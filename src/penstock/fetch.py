@@ -126,6 +126,14 @@ def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
     return getattr(dataset, "__getitems__", None) or None
 
 
+Seed = Callable[[int], None]
+"""Sets the generators for the k-th sample of a task."""
+
+
+def _unseeded(_: int) -> None:
+    """Leave the generators to the dataset."""
+
+
 class Fetcher:
     """Runs tasks of one recipe.
 
@@ -166,18 +174,19 @@ class Fetcher:
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
         seeder = self._seeder
         if seeder is None:
-            return self._attempt(task, slot, timing, None)
+            return self._attempt(task, slot, timing, _unseeded)
+        seeds = sample_seeds(task.base_seed, task.generation, task.batch, task.offset, task.indices)
+        last = len(seeds) - 1
         if seeder.watching:
-            outcome = self._attempt(task, slot, timing, None)
+            outcome = self._attempt(task, slot, timing, lambda k: seeder.seed_torch(seeds[k]))
             if isinstance(outcome, Dropped) or not seeder.used():
                 return outcome
-        seeds = sample_seeds(task.base_seed, task.generation, task.batch, task.offset, task.indices)
-        return self._attempt(task, slot, timing, seeds)
+        return self._attempt(task, slot, timing, lambda k: seeder.seed(seeds[k], study=k == last))
 
-    def _attempt(self, task: Task, slot: int, timing: Timing, seeds: list[int] | None) -> Outcome:
+    def _attempt(self, task: Task, slot: int, timing: Timing, seed: Seed) -> Outcome:
         self._position = None
         try:
-            return self._make(task, slot, timing, seeds)
+            return self._make(task, slot, timing, seed)
         except Abandoned:
             return Dropped()
         except Irregular:
@@ -185,35 +194,33 @@ class Fetcher:
         except Exception as error:
             return Failed(error, self._position, traceback.format_exc())
 
-    def _make(self, task: Task, slot: int, timing: Timing, seeds: list[int] | None) -> Outcome:
+    def _make(self, task: Task, slot: int, timing: Timing, seed: Seed) -> Outcome:
         if not self._recipe.batched:
-            (sample,) = self._samples(task, timing, seeds)
+            (sample,) = self._samples(task, timing, seed)
             return self._collated(sample, slot)
         if self._get_many is not None:
-            many = self._fetch_many(self._get_many, task, timing, seeds)
+            many = self._fetch_many(self._get_many, task, timing, seed)
             rows_fit = (
                 task.rows and self._memory is not None and isinstance(many, list | tuple) and len(many) > 0
             )
             return self._rows(iter(many), len(many), 0, slot) if rows_fit else self._collated(many, slot)
-        samples = self._samples(task, timing, seeds)
+        samples = self._samples(task, timing, seed)
         if task.rows and task.indices and self._memory is not None:
             return self._rows(samples, task.batch_size, task.offset, slot)
         return self._collated(list(samples), slot)
 
-    def _samples(self, task: Task, timing: Timing, seeds: list[int] | None) -> Iterator[Any]:
-        dataset, seeder, clock = self._recipe.dataset, self._seeder, self._clock
-        last = len(task.indices) - 1
+    def _samples(self, task: Task, timing: Timing, seed: Seed) -> Iterator[Any]:
+        dataset, clock = self._recipe.dataset, self._clock
         for k, index in enumerate(task.indices):
             self._position = task.offset + k
             self._before_sample(task.batch, self._position)
             start = clock()
-            if seeds is not None and seeder is not None:
-                seeder.seed(seeds[k], study=k == last)
+            seed(k)
             sample = dataset[index]
             timing.fetch_s += clock() - start
             yield sample
-        if seeds is not None and seeder is not None:
-            seeder.learn()
+        if self._seeder is not None:
+            self._seeder.learn()
         self._position = None
 
     def _fetch_many(
@@ -221,13 +228,13 @@ class Fetcher:
         get_many: Callable[[list[Any]], Any],
         task: Task,
         timing: Timing,
-        seeds: list[int] | None,
+        seed: Seed,
     ) -> Any:
         """All samples of a batch by one call, under the first one's seed."""
         self._before_sample(task.batch, 0)
         start = self._clock()
-        if seeds and self._seeder is not None:
-            self._seeder.seed(seeds[0], study=False)
+        if task.indices:
+            seed(0)
         many = get_many(list(task.indices))
         timing.fetch_s += self._clock() - start
         return many

@@ -15,11 +15,11 @@ from torch.utils.data._utils import pin_memory as torch_pinning
 from torch.utils.data.dataloader import _DatasetKind
 
 from penstock.arena import MAX_WORKERS, Arena, ArenaPool
-from penstock.backends.base import Backend
+from penstock.backends.base import Backend, State
 from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
-from penstock.errors import ClosedError, WorkerDiedError
+from penstock.errors import ClosedError
 from penstock.fetch import Recipe
 from penstock.stats import Recorder, Stats
 
@@ -56,10 +56,8 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             return super().__iter__()
         if not (self.persistent_workers and self.num_workers > 0):
             return self._new_iterator()
-        if self._kept is None or self._kept.closed:
+        if self._kept is None or not self._kept.restart(self):
             self._kept = self._new_iterator()
-        else:
-            self._kept.restart(self)
         return self._kept
 
     def _new_iterator(self) -> LoaderIterator:
@@ -114,10 +112,18 @@ class LoaderIterator:
         self._close = weakref.finalize(self, self._session.close)
         self._begin(loader, batches, recorder)
 
-    def restart(self, loader: DataLoader[Any]) -> None:
-        """Begin the next epoch with the same workers; what is left of the last one is dropped."""
+    def restart(self, loader: DataLoader[Any]) -> bool:
+        """Begin the next epoch with the same workers; what is left of the last one is dropped.
+
+        Returns False where that can't be: it was closed, a worker died or is stuck, or this is a process
+        forked from the one with the workers. It is then closed.
+        """
+        if self.closed or not self._session.abandon():
+            self.close()
+            return False
         recorder = Recorder()
         self._begin(loader, _index_batches(loader), recorder)
+        return True
 
     def _begin(self, loader: DataLoader[Any], batches: Any, recorder: Recorder) -> None:
         self._finished = False
@@ -143,13 +149,9 @@ class LoaderIterator:
             if not self._persistent:
                 self.close()
             raise
-        except WorkerDiedError:
-            self.close()
-            raise
-        except Exception:
-            raise  # one bad batch; the next one can be had
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            if error is not self._engine.take_raised():
+                self.close()
             raise
         return batch if self._pin_device is None else _pin_memory(batch, self._pin_device)
 
@@ -179,7 +181,11 @@ class _Session:
         self._engine: Engine | None = None
         self.arena = pool.take()
         self._backend = self._make_backend(loader)
-        self._backend.start()
+        try:
+            self._backend.start()
+        except BaseException:
+            self.close()
+            raise
 
     def _make_backend(self, loader: DataLoader[Any]) -> Backend:
         if loader.num_workers == 0:
@@ -190,10 +196,13 @@ class _Session:
         context = loader.multiprocessing_context or multiprocessing.get_context()
         return ProcessesBackend(job, self.arena.memory, context, self._base_seed)
 
+    def abandon(self) -> bool:
+        """Give up the epoch that is under way; False if these workers are of no more use."""
+        usable = self._backend.usable_here and self._backend.state is State.OPEN
+        return usable and (self._engine is None or self._engine.abandon())
+
     def begin(self, batches: Iterator[Any], recorder: Recorder) -> Engine:
-        """Start an epoch, after giving up the one before."""
-        if self._engine is not None:
-            self._engine.abandon()
+        """Start an epoch; the one before it was given up."""
         self._generation += 1
         epoch = Epoch(
             batches=batches,
@@ -212,8 +221,11 @@ class _Session:
         self._backend.close()
         if self._engine is not None:
             self._engine.release()
-        self.arena.trim(keep=self._ahead + 1)
-        self._pool.give(self.arena)
+        if self._backend.settled:
+            self.arena.trim(keep=self._ahead + 1)
+            self._pool.give(self.arena)
+        else:
+            self.arena.close()
 
 
 def _index_batches(loader: DataLoader[Any]) -> Iterator[Any]:

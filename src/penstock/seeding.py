@@ -1,10 +1,11 @@
 """Sets the process's random generators for one sample, and notices when nobody uses them.
 
-The generators are the global ones of torch (CPU), ``random`` and ``numpy.random``. Seeding all three
-takes several microseconds, more than a cheap sample does; so a dataset that has left them alone in
-`LEARN` tasks is no longer seeded for, but watched: `used` tells after a task whether a generator was
-drawn from after all, and the caller then runs that task again, seeded. Every sample has thus either
-run under its own seed or used no global randomness, and the result is the same.
+The generators are the global ones of torch (CPU), ``random`` and ``numpy.random``. torch's is always
+seeded. Seeding the other two takes several microseconds, more than a cheap sample does; so where a
+dataset has left them alone in `LEARN` tasks, they are no longer seeded for it but watched: `used` tells
+after a task whether one was drawn from after all, and the caller then runs that task again, with all
+three seeded. Every sample has thus either run under its own seed or left those two as they were. (What
+draws from ``random`` or ``numpy.random`` and then puts the old state back isn't noticed.)
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ class SampleSeeder:
 
     @property
     def watching(self) -> bool:
-        """Whether samples may run unseeded, if `used` is asked afterwards."""
+        """Whether seeding torch is enough, if `used` is asked afterwards."""
         return not self._ever_used and self._quiet >= LEARN
 
+    def seed_torch(self, seed: int) -> None:
+        """Set torch's generator from a 64-bit `seed`."""
+        torch.default_generator.manual_seed(seed)
+
     def seed(self, seed: int, study: bool) -> None:
-        """Set the three global generators from a 64-bit `seed`; with `study`, `learn` follows."""
+        """Set the three generators from a 64-bit `seed`; with `study`, `learn` follows."""
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed >> 32)
@@ -46,25 +51,25 @@ class SampleSeeder:
             self._before = _states()
 
     def learn(self) -> None:
-        """See whether the sample that was studied used a generator."""
+        """See whether the sample that was studied used ``random`` or ``numpy.random``."""
         if self._before is not None and not self.used():
             self._quiet += 1
 
     def used(self) -> bool:
-        """Whether a generator was drawn from or set since this was last asked, or `seed` studied."""
+        """Whether one was drawn from or set since this was last asked, or `seed` studied."""
         before, self._before = self._before, None if self._ever_used else _states()
         self._ever_used |= before != self._before
         return self._ever_used
 
 
 def _states() -> tuple[Any, ...]:
-    """The three states, in a form that compares by value and is quick to take."""
+    """The states of numpy and Python, in a form that compares by value and is quick to take."""
     bits: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
     if isinstance(bits, np.random.MT19937):
         numpy_state: Any = ctypes.string_at(bits.ctypes.state_address, _MT19937_BYTES)
     else:
         numpy_state = repr(bits.state)
-    return torch.default_generator.get_state().numpy().tobytes(), _python_state(), numpy_state
+    return _python_state(), numpy_state
 
 
 def _python_state() -> Any:
@@ -76,7 +81,9 @@ def _python_words() -> int | None:
 
     ``random.getstate`` makes 625 integers of it, which takes longer than many a task.
     """
-    instance: Any = random.seed.__self__  # type: ignore[attr-defined]
+    instance: Any = getattr(random, "_inst", None)
+    if instance is None:
+        return None
     _, words, _ = instance.getstate()
     expected = array.array("I", (words[-1], *words[:-1])).tobytes()
     address = id(instance) + object.__basicsize__

@@ -286,3 +286,68 @@ def test_indices_that_cannot_be_sent() -> None:
         next(iterator)
     assert next(iterator)[1].tolist() == [2]
     assert list(iterator) == []
+
+
+def test_a_stuck_worker_does_not_stop_the_next_epoch() -> None:
+    """Persistent workers, a sample that never ends, and a timeout: the next epoch has new workers."""
+    stuck = [True]
+
+    def hang(index: int) -> None:
+        if index == 3 and stuck[0]:
+            threading.Event().wait()
+
+    loader = DataLoader(
+        Hooked(hang, size=8), batch_size=2, num_workers=1, timeout=0.5, persistent_workers=True
+    )
+    with pytest.raises(BatchTimeoutError):
+        list(loader)
+    stuck[0] = False
+    assert len(list(loader)) == 4
+    loader.close()
+
+
+def test_an_exception_of_a_module_that_only_the_worker_has(tmp_path: Path) -> None:
+    (tmp_path / "only_there.py").write_text("class Odd(Exception):\n    pass\n")
+
+    def fail(index: int) -> None:
+        if index == 5:
+            import sys
+
+            sys.path.insert(0, str(tmp_path))
+            import only_there
+
+            raise only_there.Odd("of another module")
+
+    iterator = iter(DataLoader(Hooked(fail, size=8), batch_size=2, num_workers=1))
+    assert [next(iterator)[1].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
+    with pytest.raises(WorkerError, match="Odd: of another module"):
+        next(iterator)
+    assert next(iterator)[1].tolist() == [6, 7]
+    iterator.close()
+
+
+class ScriptError(Exception):
+    pass
+
+
+def test_exceptions_that_hold_what_cannot_be_sent() -> None:
+    for error in (ValueError(object()), ValueError("bad", threading.Lock())):
+        with pytest.raises(ValueError, match=r"object|bad"):
+            list(DataLoader(Fails(error, bad=1), batch_size=2, num_workers=1))
+
+
+def test_ctrl_c_while_workers_are_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.backends.processes import backend
+
+    start = backend.ProcessesBackend._start_worker
+
+    def interrupted(self: Any, control: Any, number: int) -> None:
+        start(self, control, number)
+        if number == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(backend.ProcessesBackend, "_start_worker", interrupted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            iter(DataLoader(Squares(8), batch_size=2, num_workers=2))
+    assert our_children() == []

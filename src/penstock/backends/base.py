@@ -7,11 +7,12 @@ Who calls, and when it may block
 - All calls come from one thread of one process, that which drives the loader by ``next()``.
 - `submit` hands over a task and never waits: not for the worker to read it, nor for anything else.
 - `wait` is the only call that blocks. It ends with the first event, or after `timeout` seconds, or by an
-  exception of a signal handler (Ctrl-C), after which every call is still allowed. Every submitted task
-  ends in exactly one `Done`, unless a `Died` names it as lost.
+  exception of a signal handler (Ctrl-C), after which only `close` is allowed, as an event may be lost.
+  Every submitted task ends in exactly one `Done`, unless a `Died` names it as lost.
 - `close` may be called in any state, any number of times. It returns when no process of the backend is
-  left, by the stop ladder below; that takes no longer than the sample in hand, and at most
-  ``2 * GRACE_S + KILL_S`` however user code behaves.
+  left, by the stop ladder below: at once but for the sample in hand, and in ``2 * GRACE_S`` and what the
+  kernel needs to end the processes (`KILL_S` at most) however user code behaves. Should the template have
+  been killed, its workers are being killed by the kernel, and `settled` is False.
 - Before `close` returned, a slot that a submitted task names may be written to at any time.
 
 States: NEW -> OPEN -> CLOSED; `Died` of the template process alone leads from OPEN to CLOSED as well.
@@ -88,9 +89,11 @@ class Backend(ABC):
 
     Attributes:
         workers: how many tasks can run at once.
+        settled: whether, after `close`, it is certain that nothing writes into a slot any more.
     """
 
     workers: int
+    settled = True
 
     def __init__(self) -> None:
         self._state = State.NEW

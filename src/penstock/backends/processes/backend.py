@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import selectors
 import signal
 import socket
 from functools import partial
-from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -21,6 +21,7 @@ from penstock.backends.base import (
     Died,
     Event,
     State,
+    Step,
     climb,
 )
 from penstock.backends.processes import failures
@@ -35,8 +36,9 @@ from penstock.backends.processes.messages import (
 from penstock.backends.processes.payload import Payload
 from penstock.backends.processes.template import end_of, identity, template_main
 from penstock.backends.processes.wire import Line, frame, pair
-from penstock.backends.processes.worker import WorkerJob
+from penstock.backends.processes.worker import LoadJob, WorkerJob
 from penstock.collate import Spec
+from penstock.errors import annotate
 from penstock.plan import Task
 
 _CLOSING = -1
@@ -53,49 +55,53 @@ class ProcessesBackend(Backend):
         self._specs: dict[Spec, Spec] = {}
         self._selector = selectors.DefaultSelector()
         self._template: Any = None
+        self._template_died = False
+        self._end: int | None = None
 
     # -- life cycle ------------------------------------------------------------------------------
 
     def start(self) -> None:
         control, theirs = pair(socket.SOCK_SEQPACKET)
         try:
-            self._template = self._start_template(theirs)
-        except BaseException:
-            control.close()
-            self._selector.close()
-            self._state = State.CLOSED
-            raise
-        finally:
-            theirs.close()
-        self._end = end_of(self._template.pid)
-        try:
+            with theirs:
+                self._template = self._launch(theirs)
+            self._end = end_of(self._template.pid)
             for number in range(self.workers):
                 self._start_worker(control, number)
         except BaseException:
-            self._template.kill()
-            raise
-        finally:
             self._control = Line(control)
-            self._state = State.OPEN
+            self._give_up_start()
+            raise
+        self._state = State.OPEN
+        self._control = Line(control)
         self._selector.register(control, selectors.EVENT_READ, self._on_control)
+        if self._end is not None:  # a copy of the control socket's end may be held by a foreign process
+            self._selector.register(self._end, selectors.EVENT_READ, self._on_template_end)
 
-    def _start_template(self, control: socket.socket) -> Any:
-        method = self._context.get_start_method()
+    def _give_up_start(self) -> None:
+        if self._template is None:
+            self._control.close()
+        else:
+            self._template.kill()
+            self._template_died = True
+        self.close()
+
+    def _launch(self, control: socket.socket) -> Any:
+        """Start the template by the context's start method."""
+        method = str(self._context.get_start_method())
         if method == "fork":
-            args: tuple[Any, ...] = (self._memory.fd, partial(identity, self._job), True)
-            return self._launch(control, args)
-        payload = Payload(self._job, str(method))
+            return self._start_process(control, partial(identity, self._job), True)
+        load_here = method == "forkserver"
+        payload = Payload(self._job, method, once=load_here)
         try:
-            fd = _DupAtStart(self._memory.fd)
-            return self._launch(control, (fd, payload, method == "forkserver"))
+            return self._start_process(control, payload, load_here)
         finally:
             payload.close()
 
-    def _launch(self, control: socket.socket, args: tuple[Any, ...]) -> Any:
-        memory_fd, load, load_here = args
+    def _start_process(self, control: socket.socket, load: LoadJob, load_here: bool) -> Any:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=template_main,
-            args=(control, os.getpid(), memory_fd, self._memory.span, load, load_here),
+            args=(control, os.getpid(), self._memory, load, load_here),
             name="penstock-template",
             daemon=True,
         )
@@ -117,25 +123,28 @@ class ProcessesBackend(Backend):
     def close(self) -> None:
         template, self._template = self._template, None
         self._state = State.CLOSED
-        if template is None or not self.usable_here:
+        if not self.usable_here:
+            return
+        if template is None:
+            self._selector.close()
             return
         self._memory.control[0] = _CLOSING
         try:
-            climb(
-                (
-                    (self._ask_to_end, GRACE_S),
-                    (partial(self._tell_template, EndWorkers(signal.SIGTERM)), GRACE_S),
-                    (template.kill, KILL_S),
-                ),
-                ended=self._template_ended,
-            )
-        except BaseException:
-            template.kill()
-            raise
+            self._end_template(template)
         finally:
-            template.join()
-            template.close()
             self._close_descriptors()
+
+    def _end_template(self, template: Any) -> None:
+        steps: list[Step] = [(self._ask_to_end, GRACE_S)]
+        for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_S)):
+            steps.append((partial(self._tell_template, EndWorkers(number)), seconds))
+        try:
+            self.settled = climb(steps, ended=self._template_ended) and not self._template_died
+        finally:
+            template.kill()
+            template.join(KILL_S)
+            with contextlib.suppress(ValueError):  # somebody else reaped it
+                template.close()
 
     def _ask_to_end(self) -> None:
         for worker in self._set.values():
@@ -160,6 +169,7 @@ class ProcessesBackend(Backend):
             worker.line.close()
         if self._end is not None:
             os.close(self._end)
+            self._end = None
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -231,10 +241,10 @@ class ProcessesBackend(Backend):
                 events += self._on_worker_end(message)
             elif isinstance(message, Unready):
                 error = failures.load(message.error)
-                error.add_note("raised in unpickling the dataset for the workers")
+                annotate(error, "raised in unpickling the dataset for the workers")
                 raise error
         if self._control.ended:
-            events.append(self._on_template_end())
+            events += self._on_template_end(0)
         return events
 
     def _on_worker_end(self, message: Ended) -> list[Event]:
@@ -246,25 +256,13 @@ class ProcessesBackend(Backend):
         sample = worker.notes.read()
         return [*events, Died(message.worker, message.pid, message.exitcode, sample, lost)]
 
-    def _on_template_end(self) -> Died:
+    def _on_template_end(self, _: int) -> list[Event]:
+        if self._state is State.CLOSED:  # seen already, by the other of its two signs
+            return []
         self._state = State.CLOSED
+        self._template_died = True
         pid = self._template.pid
-        self._template.join()
+        self._template.join(KILL_S)
         exitcode = self._template.exitcode
         lost = tuple(task for worker in self._set.values() for task in worker.tasks.values())
-        return Died(None, pid, exitcode, None, lost)
-
-
-class _DupAtStart:
-    """A descriptor as an argument of a process that is started afresh; there it is a number."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _detach, (reduction.DupFd(self._fd),)
-
-
-def _detach(dup: Any) -> int:
-    fd: int = dup.detach()
-    return fd
+        return [Died(None, pid, exitcode, None, lost)]

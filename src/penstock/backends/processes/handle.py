@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from typing import Any
 
@@ -12,6 +13,7 @@ from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Result, Run
 from penstock.backends.processes.wire import Line, frame
 from penstock.collate import Spec
+from penstock.errors import WorkerError, annotate
 from penstock.plan import Task
 
 
@@ -87,15 +89,28 @@ class WorkerHandle:
 
     def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
         if kind == "Rows":
-            spec, rows = detail
-            if spec is not None:
-                self.spec = self._specs.setdefault(spec, spec)
-            assert self.spec is not None
-            return fetch.Rows(self.spec, rows)
+            return self._rows(*detail)
         if kind == "Failed":
-            data, position, text = detail
-            error = failures.attach(failures.load(data), text)
-            error.add_note(f"raised in worker {self.number} (pid {self.pid})")
-            return fetch.Failed(error, position, text)
+            return self._failure(*detail)
         outcome: fetch.Outcome = getattr(fetch, kind)(*detail)
         return outcome
+
+    def _rows(self, pickled: bytes | None, rows: int) -> fetch.Outcome:
+        if pickled is not None:
+            try:
+                spec = pickle.loads(pickled)
+            except Exception:  # a class of the sample's can't be imported here
+                self.spec = None
+            else:
+                self.spec = self._specs.setdefault(spec, spec)
+        return fetch.NotRegular() if self.spec is None else fetch.Rows(self.spec, rows)
+
+    def _failure(self, data: bytes, position: int | None, text: str) -> fetch.Failed:
+        try:
+            error = failures.load(data)
+        except Exception as broken:  # its module can't be imported here, say
+            last_line = text.rstrip().splitlines()[-1]
+            error = WorkerError(last_line, f"(it can't be rebuilt here: {broken!r})")
+        failures.attach(error, text)
+        annotate(error, f"raised in worker {self.number} (pid {self.pid})")
+        return fetch.Failed(error, position, text)

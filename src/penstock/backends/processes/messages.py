@@ -1,8 +1,8 @@
 """What the main process, the template and the workers say to each other.
 
-All are plain tuples of numbers, strings and bytes but for `Run`, whose indices are what the sampler
-gave, and `Result`, whose spec is `collate.Spec`; user objects travel as bytes that were pickled
-beforehand, where a failure can still be told to the user.
+All are tuples of numbers, strings and bytes but for `Run`, whose indices are what the sampler gave. User
+objects travel as bytes that are pickled and unpickled apart from the message, so that a failure there
+loses no message.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Run(NamedTuple):
 class Result(NamedTuple):
     """Worker to main.
 
-    `kind` is the outcome's class name, `detail` its fields; of `Rows` the spec is None when it is the
-    one that this worker sent last.
+    `kind` is the outcome's class name, `detail` its fields; of `Rows` the spec is pickled, or None when
+    it is the one that this worker sent last.
     """
 
     batch: int

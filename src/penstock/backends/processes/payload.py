@@ -18,14 +18,16 @@ from penstock.errors import DatasetNotSendableError
 
 
 class Payload:
-    """A serialised job; picklable while a process is being started, callable on the other side.
+    """A serialised job; picklable while a process is being started, callable on the other side: with
+    `once`, one time, after which its memory is free.
 
     Raises:
         DatasetNotSendableError: if the job can't be serialised.
     """
 
-    def __init__(self, job: WorkerJob, start_method: str) -> None:
+    def __init__(self, job: WorkerJob, start_method: str, once: bool) -> None:
         data = _dumps(job, start_method)
+        self._once = once
         self.nbytes = len(data)
         self.fd = os.memfd_create("penstock-payload", os.MFD_CLOEXEC)
         with open(self.fd, "wb", closefd=False) as file:
@@ -34,13 +36,15 @@ class Payload:
     def __call__(self) -> WorkerJob:
         with mmap.mmap(self.fd, self.nbytes, access=mmap.ACCESS_READ) as data:
             job: WorkerJob = cloudpickle.loads(data)
+        if self._once:
+            self.close()
         return job
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"nbytes": self.nbytes, "fd": reduction.DupFd(self.fd)}
+        return {"once": self._once, "nbytes": self.nbytes, "fd": reduction.DupFd(self.fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.nbytes, self.fd = state["nbytes"], state["fd"].detach()
+        self._once, self.nbytes, self.fd = state["once"], state["nbytes"], state["fd"].detach()
 
     def close(self) -> None:
         os.close(self.fd)

@@ -26,13 +26,14 @@ from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Ended, EndWorkers, Started, StartWorker, Unready
 from penstock.backends.processes.wire import Channel, frame, unframe
 from penstock.backends.processes.worker import LoadJob, WorkerJob, worker_main
+from penstock.errors import WorkerError
 
 _FORK = multiprocessing.get_context("fork")
-_MESSAGE_BYTES = 4096
+_MESSAGE_BYTES = 16384
 
 
 def template_main(
-    control: socket.socket, main_pid: int, memory_fd: int, span: int, load: LoadJob, load_here: bool
+    control: socket.socket, main_pid: int, memory: Memory, load: LoadJob, load_here: bool
 ) -> None:
     """The life of the template, from its start on.
 
@@ -41,14 +42,26 @@ def template_main(
     multiprocessing.current_process().daemon = False  # a daemonic process may have no children
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the user's handler is for the user's process
+    signal.set_wakeup_fd(-1)
     if load_here:
         try:
             load = partial(identity, load())
         except Exception as error:
-            control.sendall(frame(Unready(failures.dump(error))))
+            control.sendall(frame(_unready(error)))
+            while control.recv(_MESSAGE_BYTES):  # ending with messages unread would take ours along
+                pass
             return
     gc.freeze()  # the collector doesn't touch, and so doesn't copy, what workers share
-    _Template(control, main_pid, memory_fd, span, load).run()
+    _Template(control, main_pid, memory, load).run()
+
+
+def _unready(error: Exception) -> Unready:
+    """The error, or as much of it as one message takes."""
+    data = failures.dump(error)
+    if len(data) > _MESSAGE_BYTES:
+        data = failures.dump(WorkerError(type(error).__qualname__, str(error)[: _MESSAGE_BYTES // 2]))
+    return Unready(data)
 
 
 def identity(job: WorkerJob) -> WorkerJob:
@@ -72,11 +85,9 @@ def end_of(pid: int) -> int | None:
 
 
 class _Template:
-    def __init__(
-        self, control: socket.socket, main_pid: int, memory_fd: int, span: int, load: LoadJob
-    ) -> None:
+    def __init__(self, control: socket.socket, main_pid: int, memory: Memory, load: LoadJob) -> None:
         self._control, self._load = control, load
-        self._memory_fd, self._span = memory_fd, span
+        self._memory = memory
         self._workers: dict[int, ForkProcess] = {}
         self._finishing = False
         self._selector = selectors.DefaultSelector()
@@ -153,5 +164,4 @@ class _Template:
                 os.close(key.fd)
         self._selector.close()
         self._workers.clear()
-        memory = Memory(self._memory_fd, self._span)
-        worker_main(self._load, message.worker, message.seed, Channel(sock), memory, parent)
+        worker_main(self._load, message.worker, message.seed, Channel(sock), self._memory, parent)

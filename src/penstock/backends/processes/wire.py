@@ -57,17 +57,17 @@ class _Frames:
 
     def feed(self, data: bytes) -> list[Any]:
         self._buffer += data
-        messages, at = [], 0
+        bodies, at = [], 0
         while len(self._buffer) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, at)
             start, end = at + _LENGTH.size, at + _LENGTH.size + length
             if end > len(self._buffer):
                 break
-            messages.append(pickle.loads(memoryview(self._buffer)[start:end]))
+            bodies.append(bytes(self._buffer[start:end]))
             at = end
         if at:
             del self._buffer[:at]
-        return messages
+        return [pickle.loads(body) for body in bodies]
 
 
 class Channel:

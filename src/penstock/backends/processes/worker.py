@@ -141,17 +141,17 @@ class _Loop:
         if isinstance(outcome, Rows):
             if outcome.spec is self._sent_spec:
                 return kind, (None, outcome.rows)
-            if not _sendable(outcome.spec):
+            spec = _pickled(outcome.spec)
+            if spec is None:
                 return NotRegular.__name__, ()
             self._sent_spec = outcome.spec
-            return kind, (outcome.spec, outcome.rows)
+            return kind, (spec, outcome.rows)
         return kind, tuple(getattr(outcome, f.name) for f in dataclasses.fields(outcome))
 
 
-def _sendable(spec: Spec) -> bool:
-    """False where a sample is a named tuple, or has keys, of a class that can't be imported."""
+def _pickled(spec: Spec) -> bytes | None:
+    """None where a sample is a named tuple, or has keys, of a class that can't be imported."""
     try:
-        pickle.dumps(spec)
+        return pickle.dumps(spec)
     except Exception:
-        return False
-    return True
+        return None
