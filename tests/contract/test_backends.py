@@ -22,7 +22,7 @@ from torch.utils.data import default_collate
 
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Busy, Died, Done, Event, State
-from penstock.backends.inline import DIRECT_BELOW, InlineBackend
+from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.collate import batch_of_rows, unpack
 from penstock.errors import ClosedError, DatasetNotSendableError
@@ -90,7 +90,7 @@ class Bench:
 
 def make_backend(kind: str, recipe: Recipe, arena: Arena, workers: int, worker_init_fn: Any) -> Backend:
     if kind == "inline":
-        return InlineBackend(recipe, arena)
+        return InlineBackend(recipe)
     context = multiprocessing.get_context(kind)
     job = WorkerJob(recipe, worker_init_fn, workers)
     return ProcessesBackend(job, arena.memory, context, base_seed=3)
@@ -148,10 +148,9 @@ def test_every_task_is_done_once(kind: str) -> None:
         assert b.backend.wait(0) == []
 
 
-@QUICK
-def test_large_batches_are_placed_as_rows(kind: str) -> None:
-    dataset = Squares(width=DIRECT_BELOW)
-    with bench(kind, dataset) as b:
+def test_large_batches_are_placed_as_rows() -> None:
+    dataset = Squares(width=100_000)
+    with bench("fork", dataset) as b:
         b.submit(0, [3, 1, 2])
         (done,) = b.done(1)
         assert isinstance(done.outcome, Rows)
@@ -169,9 +168,8 @@ def test_several_tasks_fill_one_batch() -> None:
         assert equal(b.batch(done[0]), default_collate([dataset[i] for i in indices]))
 
 
-@QUICK
-def test_samples_that_are_no_rows_are_told_as_not_regular(kind: str) -> None:
-    with bench(kind, Named()) as b:
+def test_samples_that_are_no_rows_are_told_as_not_regular() -> None:
+    with bench("fork", Named()) as b:
         assert b.run(0, [1, 2]) == NotRegular()
 
 

@@ -22,6 +22,7 @@ from penstock.collate import (
     BlockWriter,
     Irregular,
     RowWriter,
+    Scratch,
     Spec,
     batch_of_rows,
     is_default_collate,
@@ -30,6 +31,7 @@ from penstock.collate import (
     tensors_of,
     unpack,
 )
+from penstock.collate.scratch import LEAST
 from penstock.errors import BatchNotSendableError
 from tests.datasets import equal
 
@@ -443,36 +445,41 @@ def test_what_cannot_be_pickled_is_told_with_its_type_and_the_reason(slot: Slot)
         through_block(Box(threading.Lock()), slot)
 
 
-# -- stacking into the block ---------------------------------------------------------------------------
+# -- stacking into memory that is used again ------------------------------------------------------------
 
 
 def collated_in_block(samples: list[Any], slot: Slot) -> tuple[Any, Any, int]:
     """(the batch as collated, the batch unpacked, bytes of the block)."""
-    writer = slot.writer
-    with stack_into(writer):
+    with stack_into(Scratch()):
         batch = default_collate(samples)
-    start, nbytes = writer.pack(batch)
+    start, nbytes = slot.writer.pack(batch)
     return batch, unpack(slot.bytes(nbytes), start), nbytes
 
 
-def inside(tensor: torch.Tensor, slot: Slot) -> bool:
-    block = slot.bytes()
-    start = block.__array_interface__["data"][0]
-    return bool(start <= tensor.data_ptr() < start + block.nbytes)
+def stacked(scratch: Scratch, value: float) -> torch.Tensor:
+    samples = [torch.full((LEAST // 8,), value) for _ in range(4)]
+    with stack_into(scratch):
+        batch: torch.Tensor = default_collate(samples)
+    assert equal(batch, default_collate(samples))
+    return batch
 
 
-def test_stacked_tensors_are_made_in_the_block_and_not_copied(slot: Slot) -> None:
-    samples = [{"x": torch.full((1000,), float(i)), "name": f"n{i}"} for i in range(4)]
-    made, got, nbytes = collated_in_block(samples, slot)
-    assert equal(got, default_collate(samples))
-    assert got["x"].data_ptr() == made["x"].data_ptr()
-    assert nbytes < 1.1 * 4 * 4000
+def test_memory_is_stacked_into_again_once_nothing_views_it() -> None:
+    scratch = Scratch()
+    first = stacked(scratch, 1.0)
+    address = first.data_ptr()
+    del first
+    assert stacked(scratch, 2.0).data_ptr() == address
 
 
-def test_stacked_arrays_are_made_in_the_block_too(slot: Slot) -> None:
-    made, got, _ = collated_in_block([(np.full(3, i), "name") for i in range(4)], slot)
-    assert inside(made[0], slot)
-    assert equal(got, default_collate([(np.full(3, i), "name") for i in range(4)]))
+def test_memory_that_a_view_holds_is_left_alone() -> None:
+    scratch = Scratch()
+    first = stacked(scratch, 1.0)
+    piece = first[2:3].view(-1)[5:9]
+    del first
+    for value in (2.0, 3.0):
+        stacked(scratch, value)
+    assert piece.tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize(
@@ -516,11 +523,11 @@ def test_errors_are_torchs(samples: list[Any], slot: Slot) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_torchs_rule_is_back_afterwards(fails: bool, slot: Slot) -> None:
+def test_torchs_rule_is_back_afterwards(fails: bool) -> None:
     rules = torch.utils.data._utils.collate.default_collate_fn_map
     before = dict(rules)
     try:
-        with stack_into(slot.writer):
+        with stack_into(Scratch()):
             assert rules != before
             default_collate([torch.zeros(2), torch.zeros(3 if fails else 2)])
     except RuntimeError:
