@@ -49,10 +49,6 @@ class Task:
     rows: bool
     base_seed: int
 
-    @property
-    def whole(self) -> bool:
-        return len(self.indices) == self.batch_size
-
 
 def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:
     """How many tasks to split a batch into.

@@ -47,7 +47,7 @@ class Stats:
     samples: int = 0
     """Samples in them."""
     wait_s: float = 0.0
-    """Time that ``next()`` kept its caller waiting (the data stall)."""
+    """Time that ``next()`` kept its caller waiting for a batch (the data stall)."""
     first_batch_s: float | None = None
     """From ``iter()`` to the first batch in hand; None before that."""
     batch_bytes: int = 0

@@ -13,7 +13,6 @@ from penstock.plan import (
     PARTS_PER_WORKER,
     QUEUE_SECONDS,
     TASK_SECONDS,
-    Task,
     batches_ahead,
     parts_for,
     sample_seeds,
@@ -82,11 +81,6 @@ def test_more_batches_are_ahead_the_cheaper_they_are() -> None:
 
 def test_nothing_is_ahead_without_workers() -> None:
     assert batches_ahead(0, 1, 1e-6) == 0
-
-
-def test_a_task_is_whole_when_it_has_all_samples_of_its_batch() -> None:
-    assert Task(1, 0, 0, (5, 6), 2, True, 0).whole
-    assert not Task(1, 0, 1, (6,), 2, True, 0).whole
 
 
 @pytest.mark.parametrize(

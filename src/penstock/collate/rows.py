@@ -16,7 +16,15 @@ from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_f
 
 from penstock.arena import Bytes, aligned
 from penstock.collate.dense import is_plain, tensor_in
-from penstock.tree import Structure, StructureMismatch, columns_of, flatten, map_kinds, structure_of
+from penstock.tree import (
+    Structure,
+    StructureMismatch,
+    columns_of,
+    flatten,
+    map_kinds,
+    structure_of,
+    unflatten,
+)
 
 FLUSH_BYTES = 1 << 16
 """Samples are placed in groups of about this many bytes: together while they are small, as a copy has
@@ -144,7 +152,7 @@ def tensors_of(block: Bytes, spec: Spec, rows: int) -> list[torch.Tensor]:
 def batch_of_rows(block: Bytes, spec: Spec, rows: int) -> Any:
     """The batch that ``default_collate`` would make of the samples whose rows `block` holds."""
     structure = map_kinds(spec.structure, lambda kind: list if kind is tuple else kind)
-    return structure.build(iter(tensors_of(block, spec, rows)))
+    return unflatten(structure, iter(tensors_of(block, spec, rows)))
 
 
 class RowWriter:
