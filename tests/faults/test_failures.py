@@ -156,7 +156,7 @@ def test_timeout_names_worker_and_sample() -> None:
         if index == 3:
             os.read(release[0], 1)
 
-    loader = DataLoader(Hooked(hang, size=8), batch_size=2, num_workers=2, timeout=0.5)
+    loader = DataLoader(Hooked(hang, size=8), batch_size=2, num_workers=2, timeout=3)
     iterator = iter(loader)
     assert next(iterator)[1].tolist() == [0, 1]
     with pytest.raises(BatchTimeoutError, match=r"batch 1 .*\n.*worker \d.*dataset\[3\] for batch 1"):
@@ -296,9 +296,7 @@ def test_a_stuck_worker_does_not_stop_the_next_epoch() -> None:
         if index == 3 and stuck[0]:
             threading.Event().wait()
 
-    loader = DataLoader(
-        Hooked(hang, size=8), batch_size=2, num_workers=1, timeout=0.5, persistent_workers=True
-    )
+    loader = DataLoader(Hooked(hang, size=8), batch_size=2, num_workers=1, timeout=3, persistent_workers=True)
     with pytest.raises(BatchTimeoutError):
         list(loader)
     stuck[0] = False
