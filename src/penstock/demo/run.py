@@ -19,7 +19,7 @@ class Scale:
 
 
 FULL = Scale(images=600, samples=10_000, rounds=7)
-QUICK = Scale(images=128, samples=10_000, rounds=3)
+QUICK = Scale(images=128, samples=10_000, rounds=2)
 
 
 class DemoError(Exception):
