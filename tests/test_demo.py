@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -29,6 +28,7 @@ from penstock.demo.cases import (
 from penstock.demo.images import HEIGHT, WIDTH, Recipe, make_images
 from penstock.demo.measure import Contender, Pass, Spread, Summary, contender, measure, passes
 from penstock.demo.run import Scale
+from tests.conftest import our_children
 
 RECIPE = Recipe(count=12, png_every=3, truncated=2, empty=1)
 
@@ -190,7 +190,7 @@ class TestMeasure:
         options = {"dataset": Busy(), "batch_size": 4}
         (row,) = measure([contender(LOADERS[loader], loader, workers, options)], rounds=1)
         assert len(Busy()) * Busy.SECONDS < row.passes[0].cpu_seconds < row.passes[0].seconds * 4
-        workers_left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
+        workers_left = our_children()
         assert workers_left == []
 
 
