@@ -113,6 +113,7 @@ class Engine:
         result, nbytes, copied = self._assemble(batch)
         self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
         self._fill(self._ahead())
+        self._backend.flush()
         return result
 
     def abandon(self) -> bool:

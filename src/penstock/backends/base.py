@@ -5,7 +5,9 @@ A backend runs tasks and reports what came of them; it neither orders results no
 Who calls, and when it may block
 --------------------------------
 - All calls come from one thread of one process, that which drives the loader by ``next()``.
-- `submit` hands over a task and never waits: not for the worker to read it, nor for anything else.
+- `submit` hands over a task and never waits: not for the worker to read it, nor for anything else. The
+  task may be kept back, to go to whoever is free first, until the next `wait` or `flush`.
+- `flush` is called before the caller goes away for a while: what was submitted then runs without it.
 - `wait` is the only call that blocks. It ends with the first event, or after `timeout` seconds, or by an
   exception of a signal handler (Ctrl-C), after which only `close` is allowed, as an event may be lost.
   Every submitted task ends in exactly one `Done`, unless a `Died` names it as lost.
@@ -129,6 +131,10 @@ class Backend(ABC):
     @abstractmethod
     def submit(self, task: Task, slot: int) -> None:
         """Hand over a task; `slot` is acquired for its batch."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Have every submitted task run without further calls, where it can."""
 
     @abstractmethod
     def wait(self, timeout: float | None) -> list[Event]:

@@ -8,6 +8,7 @@ import select
 import selectors
 import signal
 import socket
+from collections import deque
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -29,6 +30,7 @@ from penstock.backends.processes.handle import WorkerHandle
 from penstock.backends.processes.messages import (
     Ended,
     EndWorkers,
+    Run,
     Started,
     StartWorker,
     Unready,
@@ -52,6 +54,7 @@ class ProcessesBackend(Backend):
         self.workers = job.workers
         self._job, self._memory, self._context, self._base_seed = job, memory, context, base_seed
         self._set: dict[int, WorkerHandle] = {}
+        self._waiting: deque[tuple[Task, bytes]] = deque()  # tasks that no worker has yet
         self._specs: dict[Spec, Spec] = {}
         self._selector = selectors.DefaultSelector()
         self._template: Any = None
@@ -115,8 +118,6 @@ class ProcessesBackend(Backend):
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
         worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
         worker.notes.clear()
-        if number == 0:
-            worker.start()
         self._set[number] = worker
         self._selector.register(ours, selectors.EVENT_READ, partial(self._on_worker, worker))
 
@@ -178,17 +179,56 @@ class ProcessesBackend(Backend):
         self._memory.control[0] = generation
 
     def submit(self, task: Task, slot: int) -> None:
+        """See the contract; raises whatever pickling the indices raises."""
         self.require_open()
-        worker = min(self._set.values(), key=lambda w: (w.load, w.number))
-        worker.give(task, slot)
-        if worker.line.unsent:
-            self._watch(worker)
+        run = Run(
+            task.generation,
+            task.batch,
+            task.offset,
+            task.indices,
+            task.batch_size,
+            task.rows,
+            task.base_seed,
+            slot,
+        )
+        self._waiting.append((task, frame(run)))
+        self._hand_out(in_advance=self._all_run)
+
+    def flush(self) -> None:
+        self._hand_out(in_advance=True)
+
+    @property
+    def _all_run(self) -> bool:
+        return all(worker.pid for worker in self._set.values())
+
+    def _hand_out(self, in_advance: bool) -> None:
+        """Give waiting tasks, in their order, to the workers with the least to do.
+
+        At the start, when workers come up one after the other, a task goes only to one that runs (or is
+        the first that will) and has none, so that the first batch never waits for the last worker. With
+        `in_advance`, all tasks go out.
+        """
+        while self._waiting:
+            worker = min(self._ready(in_advance), key=lambda w: (w.load, w.number), default=None)
+            if worker is None:
+                return
+            worker.give(*self._waiting.popleft())
+            if worker.line.unsent:
+                self._watch(worker)
+
+    def _ready(self, in_advance: bool) -> list[WorkerHandle]:
+        workers = list(self._set.values())
+        if in_advance:
+            return workers
+        running = [worker for worker in workers if worker.pid]
+        return [worker for worker in running or workers[:1] if not worker.tasks]
 
     def wait(self, timeout: float | None) -> list[Event]:
         self.require_open()
         events: list[Event] = []
         for key, mask in self._selector.select(timeout):
             events += key.data(mask)
+        self._hand_out(in_advance=self._all_run)
         return events
 
     def busy(self) -> list[Busy]:
@@ -211,8 +251,6 @@ class ProcessesBackend(Backend):
             worker.line.flush()
             self._watch(worker)
         events: list[Event] = [worker.take(result) for result in worker.line.receive()]
-        if not worker.load:
-            self._relieve_the_late(worker)
         if worker.line.ended:  # its death is told by the template, with the exit code
             self._unwatch(worker)
         return events
@@ -221,22 +259,11 @@ class ProcessesBackend(Backend):
         if worker.line.sock in self._selector.get_map():
             self._selector.unregister(worker.line.sock)
 
-    def _relieve_the_late(self, idle: WorkerHandle) -> None:
-        """At the start, when workers come one by one, don't let the first batch wait for the last."""
-        late = min(
-            (w for w in self._set.values() if w.waiting), key=lambda w: w.waiting[0][0].batch, default=None
-        )
-        if late is not None:
-            idle.take_over_from(late)
-            self._watch(idle)
-
     def _on_control(self, _: int) -> list[Event]:
         events: list[Event] = []
         for message in self._control.receive():
             if isinstance(message, Started):
                 self._set[message.worker].pid = message.pid
-                self._set[message.worker].start()
-                self._watch(self._set[message.worker])
             elif isinstance(message, Ended):
                 events += self._on_worker_end(message)
             elif isinstance(message, Unready):
@@ -264,5 +291,6 @@ class ProcessesBackend(Backend):
         pid = self._template.pid
         self._template.join(KILL_S)
         exitcode = self._template.exitcode
-        lost = tuple(task for worker in self._set.values() for task in worker.tasks.values())
+        given = (task for worker in self._set.values() for task in worker.tasks.values())
+        lost = (*given, *(task for task, _ in self._waiting))
         return [Died(None, pid, exitcode, None, lost)]

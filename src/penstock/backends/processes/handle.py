@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections import deque
 from typing import Any
 
 from penstock import fetch
 from penstock.arena import Notes
 from penstock.backends.base import Done
 from penstock.backends.processes import failures
-from penstock.backends.processes.messages import Result, Run
-from penstock.backends.processes.wire import Line, frame
+from penstock.backends.processes.messages import Result
+from penstock.backends.processes.wire import Line
 from penstock.collate import Spec
 from penstock.errors import WorkerError, annotate
 from penstock.plan import Task
@@ -28,51 +27,15 @@ class WorkerHandle:
         self.number, self.line, self.notes = number, line, notes
         self._specs = specs  # shared by all workers, so that equal specs are one object
         self.pid = 0
-        self.running = False
-        self.waiting: deque[tuple[Task, bytes]] = deque()
         self.spec: Spec | None = None
         self.tasks: dict[tuple[int, int, int], Task] = {}
         self.load = 0
 
-    def give(self, task: Task, slot: int) -> None:
-        """Send a task, or keep it here until the worker runs: so another can still take it over.
-
-        Raises whatever pickling the indices raises; the worker then hasn't got the task.
-        """
-        message = frame(
-            Run(
-                task.generation,
-                task.batch,
-                task.offset,
-                task.indices,
-                task.batch_size,
-                task.rows,
-                task.base_seed,
-                slot,
-            )
-        )
-        self._accept(task, message)
-
-    def _accept(self, task: Task, message: bytes) -> None:
+    def give(self, task: Task, message: bytes) -> None:
+        """Send a task, of which `message` is the frame."""
         self.tasks[_key(task)] = task
         self.load += len(task.indices)
-        if self.running:
-            self.line.post(message)
-        else:
-            self.waiting.append((task, message))
-
-    def start(self) -> None:
-        """Send what was kept; the worker runs, or is the first that will."""
-        self.running = True
-        while self.waiting:
-            self.line.post(self.waiting.popleft()[1])
-
-    def take_over_from(self, late: WorkerHandle) -> None:
-        """Relieve a worker that doesn't run yet of its first task."""
-        task, message = late.waiting.popleft()
-        del late.tasks[_key(task)]
-        late.load -= len(task.indices)
-        self._accept(task, message)
+        self.line.post(message)
 
     def take(self, result: Result) -> Done:
         task = self.tasks.pop((result.generation, result.batch, result.offset))
