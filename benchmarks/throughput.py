@@ -26,7 +26,7 @@ class Scale:
     paths: int  # in the list whose memory is measured
 
 
-FULL = Scale(rounds=5, images=3072, tiny=1280, cheap=50_000, paths=1_000_000)
+FULL = Scale(rounds=5, images=3072, tiny=1280, cheap=200_000, paths=1_000_000)
 QUICK = Scale(rounds=2, images=512, tiny=320, cheap=10_000, paths=200_000)
 
 

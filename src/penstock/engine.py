@@ -24,7 +24,7 @@ from penstock.backends.base import Backend, Died, Done
 from penstock.collate import batch_of_rows, unpack
 from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
 from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
-from penstock.plan import Task, batches_ahead, parts_for, split
+from penstock.plan import Task, Window, parts_for, split, window
 from penstock.stats import Recorder
 
 NOBODY = 0
@@ -98,22 +98,25 @@ class Engine:
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
         backend.begin(epoch.generation)
-        self._fill(self._ahead())
+        self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
         return self
 
     def __next__(self) -> Any:
         since = self._recorder.clock()
-        self._fill(max(1, self._ahead()))
+        if not self._making:
+            self._fill(1)
         if not self._making:
             self._raise_end()
         batch = self._next_complete()
         del self._making[batch.number]
         result, nbytes, copied = self._assemble(batch)
         self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
-        self._fill(self._ahead())
-        self._backend.flush()
+        wanted = self._window()
+        if len(self._making) <= wanted.low:
+            self._fill(wanted.high)
+            self._backend.flush()
         return result
 
     def abandon(self) -> bool:
@@ -154,8 +157,8 @@ class Engine:
 
     # -- submitting ------------------------------------------------------------------------------
 
-    def _ahead(self) -> int:
-        return batches_ahead(self._epoch.ahead, self._backend.workers, self._recorder.batch_cost())
+    def _window(self) -> Window:
+        return window(self._epoch.ahead, self._backend.workers, self._recorder.batch_cost())
 
     def _fill(self, ahead: int) -> None:
         """Put batches in the making, up to `ahead` of them, as far as there are slots."""
@@ -293,7 +296,7 @@ class Engine:
         if nbytes == 0:
             self._arena.release(slot)
             return np.empty(0, np.uint8), False
-        if self._arena.room() >= max(1, self._ahead() - len(self._making)):
+        if self._arena.room() >= max(1, self._window().high - len(self._making)):
             return self._arena.lease(slot, nbytes), False
         return self._arena.take_copy(slot, nbytes), True
 

@@ -6,10 +6,9 @@ its caller, before every sample, through `before_sample`, to go on or (by `Aband
 
 from __future__ import annotations
 
-import itertools
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +22,14 @@ from penstock.collate import (
     RowWriter,
     Scratch,
     Spec,
+    group_of,
     is_default_collate,
     spec_of,
     stack_into,
     tensors_of,
 )
 from penstock.plan import Task, sample_seeds
-from penstock.seeding import SampleSeeder
+from penstock.seeding import SampleSeeder, Seed
 
 
 class Abandoned(Exception):
@@ -126,14 +126,6 @@ def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
     return getattr(dataset, "__getitems__", None) or None
 
 
-Seed = Callable[[int], None]
-"""Sets the generators for the k-th sample of a task."""
-
-
-def _unseeded(_: int) -> None:
-    """Leave the generators to the dataset."""
-
-
 class Fetcher:
     """Runs tasks of one recipe.
 
@@ -156,6 +148,7 @@ class Fetcher:
         self._spec: Spec | None = None
         self._clock = time.perf_counter
         self._position: int | None = None
+        self._completed = False
         self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
         self._scratch = Scratch()
 
@@ -170,21 +163,26 @@ class Fetcher:
     def new_epoch(self) -> None:
         """Forget the views of the arena: the main process may have given memory back."""
         self._views.clear()
+        if self._seeder is not None:
+            self._seeder.look_again()
 
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
         seeder = self._seeder
         if seeder is None:
-            return self._attempt(task, slot, timing, _unseeded)
+            return self._attempt(task, slot, timing, None)
         seeds = sample_seeds(task.base_seed, task.generation, task.batch, task.offset, task.indices)
-        last = len(seeds) - 1
-        if seeder.watching:
-            outcome = self._attempt(task, slot, timing, lambda k: seeder.seed_torch(seeds[k]))
-            if isinstance(outcome, Dropped) or not seeder.used():
+        studied = 0 if self._get_many else len(task.indices) - 1
+        while True:
+            seed = seeder.begin(seeds, studied)
+            try:
+                outcome = self._attempt(task, slot, timing, seed)
+            finally:
+                again = seeder.end(completed=self._completed)
+            if not again or isinstance(outcome, Dropped):
                 return outcome
-        return self._attempt(task, slot, timing, lambda k: seeder.seed(seeds[k], study=k == last))
 
-    def _attempt(self, task: Task, slot: int, timing: Timing, seed: Seed) -> Outcome:
-        self._position = None
+    def _attempt(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
+        self._position, self._completed = None, False
         try:
             return self._make(task, slot, timing, seed)
         except Abandoned:
@@ -194,60 +192,70 @@ class Fetcher:
         except Exception as error:
             return Failed(error, self._position, traceback.format_exc())
 
-    def _make(self, task: Task, slot: int, timing: Timing, seed: Seed) -> Outcome:
+    def _make(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
         if not self._recipe.batched:
-            (sample,) = self._samples(task, timing, seed)
-            return self._collated(sample, slot)
+            return self._collated(self._fetch(task, 0, 1, timing, seed)[0], slot)
         if self._get_many is not None:
-            many = self._fetch_many(self._get_many, task, timing, seed)
-            rows_fit = (
-                task.rows and self._memory is not None and isinstance(many, list | tuple) and len(many) > 0
-            )
-            return self._rows(iter(many), len(many), 0, slot) if rows_fit else self._collated(many, slot)
-        samples = self._samples(task, timing, seed)
+            return self._batch_of(self._fetch_many(self._get_many, task, timing, seed), task, slot)
         if task.rows and task.indices and self._memory is not None:
-            return self._rows(samples, task.batch_size, task.offset, slot)
-        return self._collated(list(samples), slot)
+            return self._rows(task, slot, timing, seed)
+        return self._collated(self._fetch(task, 0, len(task.indices), timing, seed), slot)
 
-    def _samples(self, task: Task, timing: Timing, seed: Seed) -> Iterator[Any]:
-        dataset, clock = self._recipe.dataset, self._clock
-        for k, index in enumerate(task.indices):
-            self._position = task.offset + k
-            self._before_sample(task.batch, self._position)
-            start = clock()
-            seed(k)
-            sample = dataset[index]
-            timing.fetch_s += clock() - start
-            yield sample
-        if self._seeder is not None:
-            self._seeder.learn()
-        self._position = None
+    def _fetch(self, task: Task, start: int, stop: int, timing: Timing, seed: Seed | None) -> list[Any]:
+        """The task's samples from `start` to `stop`, counted in the task."""
+        dataset, before_sample = self._recipe.dataset, self._before_sample
+        begin, samples = self._clock(), []
+        try:
+            for k, index in enumerate(task.indices[start:stop], start):
+                before_sample(task.batch, task.offset + k)
+                if seed is not None:
+                    seed(k)
+                samples.append(dataset[index])
+        except BaseException:
+            self._position = task.offset + start + len(samples)
+            raise
+        self._completed = start + len(samples) == len(task.indices)
+        timing.fetch_s += self._clock() - begin
+        return samples
 
     def _fetch_many(
-        self,
-        get_many: Callable[[list[Any]], Any],
-        task: Task,
-        timing: Timing,
-        seed: Seed,
+        self, get_many: Callable[[list[Any]], Any], task: Task, timing: Timing, seed: Seed | None
     ) -> Any:
         """All samples of a batch by one call, under the first one's seed."""
         self._before_sample(task.batch, 0)
-        start = self._clock()
-        if task.indices:
+        begin = self._clock()
+        if task.indices and seed is not None:
             seed(0)
         many = get_many(list(task.indices))
-        timing.fetch_s += self._clock() - start
+        self._completed = bool(task.indices)
+        timing.fetch_s += self._clock() - begin
         return many
 
-    def _rows(self, samples: Iterator[Any], rows: int, first_row: int, slot: int) -> Outcome:
-        first = next(samples)
+    def _rows(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
+        """Fetch and place by turns, a group of samples at a time."""
+        samples = self._fetch(task, 0, 1 if self._spec is None else group_of(self._spec), timing, seed)
+        writer = self._writer(samples[0], slot, task.batch_size, task.offset)
+        writer.write(samples)
+        done = len(samples)
+        while done < len(task.indices):
+            del samples  # a large sample's memory is wanted for the next one
+            samples = self._fetch(task, done, done + writer.group, timing, seed)
+            writer.write(samples)
+            done += len(samples)
+        return Rows(writer.spec, task.batch_size)
+
+    def _batch_of(self, many: Any, task: Task, slot: int) -> Outcome:
+        """The batch of samples that came all at once."""
+        if not (task.rows and self._memory is not None and isinstance(many, list | tuple) and many):
+            return self._collated(many, slot)
+        writer = self._writer(many[0], slot, len(many), 0)
+        for start in range(0, len(many), writer.group):
+            writer.write(many[start : start + writer.group])
+        return Rows(writer.spec, len(many))
+
+    def _writer(self, first: Any, slot: int, rows: int, first_row: int) -> RowWriter:
         spec = self._spec = spec_of(first, self._spec)
-        writer = RowWriter(spec, self._tensors(slot, spec, rows), first_row)
-        samples = itertools.chain((first,), samples)
-        del first  # a large sample's memory is wanted for the next one
-        while group := list(itertools.islice(samples, writer.group)):
-            writer.write(group)
-        return Rows(spec, rows)
+        return RowWriter(spec, self._tensors(slot, spec, rows), first_row)
 
     def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:
         """The columns of a slot; making 200 views anew for every task would be felt."""

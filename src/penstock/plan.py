@@ -64,16 +64,28 @@ def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:
     return max(1, min(worth, PARTS_PER_WORKER * workers, batch_size))
 
 
-def batches_ahead(at_least: int, workers: int, batch_s: float | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Window:
     """How many batches to have in the making while the caller has one in hand.
 
-    `at_least` is what the user asked for (0 without workers). Of cheap batches, which take `batch_s`
-    seconds each, there are more, so that no worker runs out of work when the main process is late.
+    When there are no more than `low`, they are filled up to `high`.
+    """
+
+    low: int
+    high: int
+
+
+def window(at_least: int, workers: int, batch_s: float | None) -> Window:
+    """The window, where the user asked for `at_least` batches (0 without workers).
+
+    Of cheap batches, which take `batch_s` seconds each, there are more, so that no worker runs out of
+    work when the main process is late; they are handed out many at a time, as every sending costs.
     """
     if not at_least or batch_s is None:
-        return at_least
+        return Window(at_least - 1, at_least)
     for_each = math.ceil(QUEUE_SECONDS / max(batch_s, QUEUE_SECONDS / MAX_QUEUE))
-    return max(at_least, workers * for_each)
+    high = max(at_least, workers * for_each)
+    return Window(high - 1 - (high - at_least) // 4, high)
 
 
 def split(batch_size: int, parts: int) -> list[range]:
@@ -82,8 +94,9 @@ def split(batch_size: int, parts: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_WORD = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15
+_MIX = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: Sequence[Any]) -> list[int]:
@@ -93,23 +106,35 @@ def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: S
     finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); an index that is no 64-bit integer
     counts by the first 8 bytes of the BLAKE2b digest of its ``repr``.
     """
+    state = base_seed & _WORD
+    for part in (epoch, batch):
+        state = _mix(state ^ _mix((part + _STEP) & _WORD))
     places = np.arange(offset, offset + len(indices), dtype=np.uint64)
-    state: NDArray[np.uint64] = np.full(len(indices), base_seed % 2**64, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for part in (np.uint64(epoch), np.uint64(batch), places, _as_words(indices)):
-            state = _mix(state ^ _mix(part + _STEP))
-    return [int(seed) for seed in state.tolist()]
+    states = _mix_all(np.uint64(state) ^ _mix_all(places + _STEP_64))
+    seeds: list[int] = _mix_all(states ^ _mix_all(_as_words(indices) + _STEP_64)).tolist()
+    return seeds
 
 
-def _mix(z: Any) -> Any:
-    """SplitMix64's finaliser, on uint64 values that wrap around."""
-    z = (z ^ (z >> np.uint64(30))) * _MIX[0]
-    z = (z ^ (z >> np.uint64(27))) * _MIX[1]
-    return z ^ (z >> np.uint64(31))
+def _mix(z: int) -> int:
+    """SplitMix64's finaliser."""
+    z = (z ^ (z >> 30)) * _MIX[0] & _WORD
+    z = (z ^ (z >> 27)) * _MIX[1] & _WORD
+    return z ^ (z >> 31)
+
+
+_STEP_64, _MIX_64 = np.uint64(_STEP), tuple(map(np.uint64, _MIX))
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+def _mix_all(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The same of many; arrays of uint64 wrap around by themselves."""
+    z = (z ^ (z >> _30)) * _MIX_64[0]
+    z = (z ^ (z >> _27)) * _MIX_64[1]
+    return z ^ (z >> _31)
 
 
 def _as_words(indices: Sequence[Any]) -> NDArray[np.uint64]:
-    if all(type(index) is int for index in indices):
+    if set(map(type, indices)) == {int}:
         try:
             return np.array(indices, dtype=np.int64).view(np.uint64)
         except OverflowError:

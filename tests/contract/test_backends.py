@@ -54,6 +54,7 @@ class Bench:
         for p in split(size, parts):
             part = tuple(indices[p.start : p.stop])
             self.backend.submit(Task(generation, batch, p.start, part, size, rows, base_seed=3), slot)
+        self.backend.flush()
 
     def events(self, count: int) -> list[Event]:
         """The next `count` events."""
@@ -438,7 +439,7 @@ def test_a_death_right_after_the_workers_started_is_told() -> None:
     with gate() as (enter, _, is_in), bench("fork", Hooked(enter), workers=2) as b:
         b.submit(0, [1, 2], parts=2)
         is_in()
-        while len(b.backend.busy()) < 2:
+        while not all(worker.pid for worker in b.backend.busy()):
             assert b.backend.wait(DEADLINE_S) == []  # but for that they started, nothing is told
         for worker in b.backend.busy():
             kill(worker.pid)

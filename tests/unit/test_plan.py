@@ -13,10 +13,11 @@ from penstock.plan import (
     PARTS_PER_WORKER,
     QUEUE_SECONDS,
     TASK_SECONDS,
-    batches_ahead,
+    Window,
     parts_for,
     sample_seeds,
     split,
+    window,
 )
 
 INDICES = st.lists(
@@ -71,16 +72,16 @@ def test_a_lone_worker_gets_whole_batches() -> None:
 def test_batches_ahead_are_what_was_asked_for_and_no_more_than_a_bounded_queue(
     at_least: int, workers: int, cost: float | None
 ) -> None:
-    assert at_least <= batches_ahead(at_least, workers, cost) <= max(at_least, MAX_QUEUE * workers)
+    assert at_least <= window(at_least, workers, cost).high <= max(at_least, MAX_QUEUE * workers)
 
 
 def test_more_batches_are_ahead_the_cheaper_they_are() -> None:
     costs = [1.0, QUEUE_SECONDS, QUEUE_SECONDS / 10, 0.0]
-    assert [batches_ahead(4, 4, cost) for cost in costs] == [4, 4, 40, 4 * MAX_QUEUE]
+    assert [window(4, 4, cost).high for cost in costs] == [4, 4, 40, 4 * MAX_QUEUE]
 
 
 def test_nothing_is_ahead_without_workers() -> None:
-    assert batches_ahead(0, 1, 1e-6) == 0
+    assert window(0, 1, 1e-6) == Window(-1, 0)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from penstock.seeding import LEARN, SampleSeeder
+from penstock.seeding import LEARN, SampleSeeder, find_generators
 
 USES: dict[str, Callable[[], Any]] = {
     "torch.rand": lambda: torch.rand(1),
@@ -27,6 +28,9 @@ USES: dict[str, Callable[[], Any]] = {
 }
 
 
+WATCHED = {name: use for name, use in USES.items() if not name.startswith("torch")}
+
+
 @pytest.fixture(autouse=True)
 def same_generators_afterwards() -> Iterator[None]:
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
@@ -40,111 +44,241 @@ def draws() -> tuple[Any, ...]:
     return torch.rand(2).tolist(), random.random(), np.random.rand(2).tolist(), np.random.randn(1).tolist()
 
 
-def quiet(seeder: SampleSeeder, tasks: int) -> None:
-    for seed in range(tasks):
-        seeder.seed(seed, study=True)
-        seeder.learn()
+def spread(seed: int) -> int:
+    """Another number for each seed, in all its 64 bits."""
+    return seed * 0x9E3779B97F4A7C15 % 2**64
 
 
-def watching_seeder() -> SampleSeeder:
-    seeder = SampleSeeder()
-    quiet(seeder, LEARN)
-    assert seeder.watching
-    return seeder
+def nothing() -> None:
+    """A sample that uses no randomness."""
+
+
+class Bench:
+    """Runs tasks of three samples each, and counts how often."""
+
+    def __init__(self, dataset: Any = None, keep_state: bool = False) -> None:
+        self.seeder = SampleSeeder(dataset, keep_state)
+        self.runs = 0
+
+    def task(self, sample: Callable[[], Any] = nothing, seed: int = 7) -> list[Any]:
+        """What `sample` gave for the three of them."""
+        while True:
+            self.runs += 1
+            set_state = self.seeder.begin([spread(seed + k) for k in range(3)], studied=2)
+            made = []
+            for k in range(3):
+                set_state(k)
+                made.append(sample())
+            if not self.seeder.end(completed=True):
+                return made
+
+    def quiet(self, tasks: int = LEARN) -> Bench:
+        for _ in range(tasks):
+            self.task()
+        return self
+
+    @property
+    def sets_only_torch(self) -> bool:
+        before = random.getstate(), np.random.get_state()[1].tolist()
+        self.seeder.begin([1 << 60], studied=0)(0)
+        self.seeder.end(completed=False)
+        return before == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
 def test_the_same_seed_gives_the_same_draws(seed: int) -> None:
-    seeder = SampleSeeder()
-    seeder.seed(seed, study=False)
-    first = draws()
-    draws()
-    seeder.seed(seed, study=False)
-    assert draws() == first
+    assert Bench().task(draws, seed) == Bench().task(draws, seed)
 
 
 @pytest.mark.parametrize(
     ("seed", "other", "draw"),
     [
-        (1, 2, lambda: torch.rand(2).tolist()),
-        (1, 2, random.random),
-        (1, 1 + (1 << 63), random.random),
-        (1 << 40, 2 << 40, np.random.rand),
+        (1, 9, lambda: torch.rand(2).tolist()),
+        (1, 9, random.random),
+        (1, 9, np.random.rand),
     ],
-    ids=["torch", "random", "random, by the high bits", "numpy"],
+    ids=["torch", "random", "numpy"],
 )
 def test_another_seed_gives_other_draws(seed: int, other: int, draw: Callable[[], Any]) -> None:
-    seeder = SampleSeeder()
-    seeder.seed(seed, study=False)
-    first = draw()
-    seeder.seed(other, study=False)
-    assert draw() != first
-
-
-def test_a_new_seeder_does_not_watch() -> None:
-    assert not SampleSeeder().watching
-
-
-def test_it_watches_after_enough_quiet_tasks_and_not_before() -> None:
-    seeder = SampleSeeder()
-    quiet(seeder, LEARN - 1)
-    assert not seeder.watching
-    quiet(seeder, 1)
-    assert seeder.watching
-
-
-def test_samples_that_are_not_studied_do_not_count() -> None:
-    seeder = SampleSeeder()
-    for seed in range(2 * LEARN):
-        seeder.seed(seed, study=False)
-    assert not seeder.watching
-
-
-WATCHED = {name: use for name, use in USES.items() if not name.startswith("torch")}
+    assert Bench().task(draw, seed) != Bench().task(draw, other)
 
 
 @pytest.mark.parametrize("use", WATCHED.values(), ids=WATCHED)
-def test_a_use_while_learning_keeps_it_from_watching_for_good(use: Callable[[], Any]) -> None:
-    seeder = SampleSeeder()
-    quiet(seeder, LEARN - 1)
-    seeder.seed(9, study=True)
-    use()
-    seeder.learn()
-    quiet(seeder, 2 * LEARN)
-    assert not seeder.watching
+def test_a_generator_that_was_used_while_learning_is_always_seeded(use: Callable[[], Any]) -> None:
+    bench = Bench().quiet(LEARN - 1)
+    bench.task(use)
+    bench.quiet(2 * LEARN)
+    assert not bench.sets_only_torch
+
+
+def test_torch_alone_is_seeded_after_enough_quiet_tasks_and_not_before() -> None:
+    bench = Bench().quiet(LEARN - 1)
+    assert not bench.sets_only_torch
+    bench.quiet(1)
+    assert bench.sets_only_torch
+    bench.quiet(3)
+    assert bench.runs == LEARN + 3
+
+
+def test_tasks_that_did_not_complete_teach_nothing() -> None:
+    seeder = SampleSeeder(None)
+    for _ in range(2 * LEARN):
+        seeder.begin([1, 2], studied=1)(0)
+        assert not seeder.end(completed=False)
+    seeder.begin([1], studied=0)(0)
+    assert random.random() == random.Random(1).random()
 
 
 @pytest.mark.parametrize("use", WATCHED.values(), ids=WATCHED)
-def test_a_use_is_noticed_while_watching(use: Callable[[], Any]) -> None:
-    seeder = watching_seeder()
-    use()
-    assert seeder.used()
-    assert not seeder.watching
+def test_a_first_use_after_that_runs_the_task_again_seeded(use: Callable[[], Any]) -> None:
+    bench = Bench().quiet()
+    before = bench.runs
+    bench.task(use)
+    assert bench.runs == before + 2
+    assert not bench.sets_only_torch
 
 
-def test_nothing_is_noticed_where_nothing_is_used() -> None:
-    seeder = watching_seeder()
-    for _ in range(3):
-        assert not seeder.used()
-    assert seeder.watching
+def test_what_is_drawn_does_not_depend_on_what_came_before() -> None:
+    assert Bench().quiet().task(draws) == Bench().task(draws)
 
 
-def test_a_use_between_two_quiet_tasks_is_noticed_by_the_next() -> None:
-    seeder = watching_seeder()
-    assert not seeder.used()
-    random.random()
-    assert seeder.used()
+def test_only_what_is_used_is_seeded() -> None:
+    bench = Bench()
+    for _ in range(LEARN):
+        bench.task(torch.rand(1).item)
+        bench.task(lambda: torch.rand(1))
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    bench.task(lambda: torch.rand(1))
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
 
 
-def test_once_used_is_used_for_ever() -> None:
-    seeder = watching_seeder()
-    random.random()
-    assert all(seeder.used() for _ in range(4))
+class Slotted:
+    __slots__ = ("generator", "unset")
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+
+    def draw(self) -> Any:
+        return self.generator.random()
 
 
-def test_private_generators_are_not_noticed() -> None:
-    seeder = watching_seeder()
-    random.Random(0).random()
-    np.random.default_rng(0).random()
-    torch.rand(1, generator=torch.Generator())
-    assert not seeder.used()
+class ClassWide:
+    R = np.random.RandomState(5)
+
+
+def closure(generator: Any) -> Callable[[], Any]:
+    return lambda: generator
+
+
+KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "PCG64": (lambda: np.random.default_rng(1), lambda g: g.random()),
+    "PCG64DXSM": (lambda: np.random.Generator(np.random.PCG64DXSM(1)), lambda g: g.random()),
+    "Philox": (lambda: np.random.Generator(np.random.Philox(1)), lambda g: g.random()),
+    "SFC64": (lambda: np.random.Generator(np.random.SFC64(1)), lambda g: g.random()),
+    "MT19937": (lambda: np.random.Generator(np.random.MT19937(1)), lambda g: g.random()),
+    "32 bits of 64": (lambda: np.random.default_rng(1), lambda g: g.integers(99, dtype=np.uint32)),
+    "RandomState": (lambda: np.random.RandomState(1), lambda g: g.randn()),
+    "RandomState over PCG64": (lambda: np.random.RandomState(np.random.PCG64(1)), lambda g: g.randn()),
+    "random.Random": (lambda: random.Random(1), lambda g: g.gauss(0, 1)),
+    "torch.Generator": (torch.Generator, lambda g: torch.rand(1, generator=g).item()),
+}
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "attribute": Slotted,
+    "list": lambda g: [1, "a", [g]],
+    "dict": lambda g: {"a": {"b": g}},
+    "partial": lambda g: partial(print, g),
+    "closure": closure,
+    "subset": lambda g: torch.utils.data.Subset(Slotted(g), [0]),  # type: ignore[arg-type]
+    "bound method": lambda g: Slotted(g).draw,
+    "built-in bound method": lambda g: g.random,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_generators_that_a_dataset_keeps_are_seeded(kind: str) -> None:
+    make, draw = KINDS[kind]
+    results = []
+    for used_before in (0, 5):
+        generator = make()
+        for _ in range(used_before):
+            draw(generator)
+        results.append(Bench([generator]).task(lambda g=generator: draw(g)))
+    assert results[0] == results[1]
+    assert len(set(results[0])) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kept_generator_is_as_it_was_where_that_is_asked_for(kind: str) -> None:
+    make, draw = KINDS[kind]
+    generator, twin = make(), make()
+    for each in (generator, twin):
+        draw(each)
+    bench = Bench([generator], keep_state=True)
+    bench.task(lambda: draw(generator))
+    bench.quiet(2)
+    assert [draw(generator) for _ in range(3)] == [draw(twin) for _ in range(3)]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_generators_are_found_wherever_they_are_kept(place: str) -> None:
+    generator = random.Random(0)
+    found = find_generators(PLACES[place](generator))
+    assert [each.identity for each in found.values()] == [generator]
+
+
+def test_a_generator_of_the_class_is_found() -> None:
+    (found,) = find_generators([ClassWide()]).values()
+    assert found.identity is ClassWide.R
+
+
+def test_two_generators_of_a_dataset_draw_differently() -> None:
+    pair = [np.random.default_rng(0), np.random.default_rng(0)]
+    assert all(a != b for a, b in Bench(pair).task(lambda: tuple(g.random() for g in pair)))
+
+
+def test_a_generator_that_is_made_with_the_first_sample_is_found_too() -> None:
+    results = []
+    for _ in range(2):
+        dataset: dict[str, Any] = {}
+
+        def draw(dataset: dict[str, Any] = dataset) -> float:
+            value: float = dataset.setdefault("rng", np.random.default_rng()).random()
+            return value
+
+        results.append(Bench(dataset).task(draw))
+    assert results[0] == results[1]
+
+
+def test_the_callers_state_is_as_it_was_where_that_is_asked_for() -> None:
+    bench = Bench(keep_state=True)
+    for sample in (draws, nothing, draws):
+        np.random.randn()  # leaves a second number for later
+        states = torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+        bench.task(sample)
+        assert states == (torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state()))
+
+
+def test_the_callers_state_is_put_back_after_a_first_late_use() -> None:
+    bench = Bench(keep_state=True).quiet()
+    np.random.seed(3)  # the second of a pair of normal numbers would be lost
+    states = torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+    bench.task(draws)
+    assert states == (torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state()))
+
+
+def test_a_long_list_is_not_walked_through() -> None:
+    class Counting(list[Any]):
+        seen = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            for item in super().__iter__():
+                Counting.seen += 1
+                yield item
+
+    find_generators([Counting(["path"] * 100_000)])
+    assert Counting.seen <= 2000
+
+
+def test_the_global_generators_are_no_generators_of_the_dataset() -> None:
+    kept = [random.random, np.random.rand, torch.default_generator]
+    assert Bench(kept).task(draws) == Bench().task(draws)

@@ -46,7 +46,9 @@ def drain(line: Line) -> None:
 def test_messages_go_both_ways_in_order(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
     line.post(frame({"a": 1}))
+    line.flush()
     line.post(frame([2, 3]))
+    line.flush()
     assert [channel.receive(), channel.receive()] == [{"a": 1}, [2, 3]]
     channel.send("first")
     channel.send(None)
@@ -95,7 +97,9 @@ def test_many_messages_come_in_one_call(ends: tuple[Line, Channel]) -> None:
 def test_a_message_larger_than_the_socket_takes_does_not_block(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
     line.post(frame(LARGE))  # nobody reads yet: returns all the same
+    line.flush()
     line.post(frame("after it"))
+    line.flush()
     assert line.unsent
     got: list[Any] = []
     reader = threading.Thread(target=lambda: got.extend(channel.receive() for _ in range(2)))
@@ -126,6 +130,8 @@ def test_both_may_send_large_messages_at_once(ends: tuple[Line, Channel]) -> Non
         got.append(channel.receive())
 
     line.post(frame(LARGE))
+
+    line.flush()
     thread = threading.Thread(target=child)
     thread.start()
     received: list[Any] = []
@@ -160,6 +166,7 @@ def test_posting_to_an_end_that_is_gone_raises_nothing(ends: tuple[Line, Channel
     line, channel = ends
     channel.sock.close()
     line.post(frame(1))
+    line.flush()
     assert line.ended
     assert not line.unsent
 
@@ -167,6 +174,7 @@ def test_posting_to_an_end_that_is_gone_raises_nothing(ends: tuple[Line, Channel
 def test_a_channel_sees_the_line_close_after_the_last_message(ends: tuple[Line, Channel]) -> None:
     line, channel = ends
     line.post(frame("last"))
+    line.flush()
     line.close()
     assert channel.receive() == "last"
     assert channel.receive() is None

@@ -6,8 +6,10 @@ alone, several processes can fill one block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ class Irregular(Exception):
     """A sample can't be placed as a row; the batch has to be collated as a whole."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
     """One leaf of a regular sample.
 
@@ -49,24 +51,33 @@ class Column:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def numel(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
         return self.numel * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec:
     """What a regular sample looks like: its structure, and the type and shape of each leaf."""
 
     structure: Structure
     columns: tuple[Column, ...]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Spec, (self.structure, self.columns)
+
+    @cached_property
+    def batch_structure(self) -> Structure:
+        """Of what ``default_collate`` makes of such samples."""
+        return map_kinds(self.structure, lambda kind: list if kind is tuple else kind)
+
+    @cached_property
+    def _layouts(self) -> dict[int, tuple[list[int], int]]:
+        return {}
 
     @property
     def sample_bytes(self) -> int:
@@ -74,11 +85,14 @@ class Spec:
 
     def layout(self, rows: int) -> tuple[list[int], int]:
         """Where each column of `rows` rows starts in a block, and the bytes of them all."""
-        starts, end = [], 0
-        for column in self.columns:
-            starts.append(end)
-            end = aligned(end + rows * column.nbytes)
-        return starts, end
+        if rows not in self._layouts:
+            starts, end = [], 0
+            for column in self.columns:
+                starts.append(end)
+                end = aligned(end + rows * column.nbytes)
+            self._layouts.clear()  # batches have one size, but for the last
+            self._layouts[rows] = starts, end
+        return self._layouts[rows]
 
 
 def spec_of(sample: Any, guess: Spec | None = None) -> Spec:
@@ -151,8 +165,12 @@ def tensors_of(block: Bytes, spec: Spec, rows: int) -> list[torch.Tensor]:
 
 def batch_of_rows(block: Bytes, spec: Spec, rows: int) -> Any:
     """The batch that ``default_collate`` would make of the samples whose rows `block` holds."""
-    structure = map_kinds(spec.structure, lambda kind: list if kind is tuple else kind)
-    return unflatten(structure, iter(tensors_of(block, spec, rows)))
+    return unflatten(spec.batch_structure, iter(tensors_of(block, spec, rows)))
+
+
+def group_of(spec: Spec) -> int:
+    """How many samples to place together."""
+    return max(1, FLUSH_BYTES // max(1, spec.sample_bytes))
 
 
 class RowWriter:
@@ -161,13 +179,13 @@ class RowWriter:
     The caller reserves ``spec.layout(rows)[1]`` bytes before; `tensors` is `tensors_of` them.
 
     Attributes:
-        group: how many samples to `write` at a time.
+        group: how many samples to `write` at a time (`group_of`).
     """
 
     def __init__(self, spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
-        self._spec, self._tensors = spec, tensors
+        self.spec, self._tensors = spec, tensors
         self._next = first
-        self.group = max(1, FLUSH_BYTES // max(1, spec.sample_bytes))
+        self.group = group_of(spec)
 
     def write(self, samples: Sequence[Any]) -> None:
         """Place the next samples.
@@ -177,10 +195,10 @@ class RowWriter:
         """
         begin, end = self._next, self._next + len(samples)
         try:
-            columns = columns_of(samples, self._spec.structure)
+            columns = columns_of(samples, self.spec.structure)
         except StructureMismatch:
             raise Irregular from None
-        for leaves, column, tensor in zip(columns, self._spec.columns, self._tensors, strict=True):
+        for leaves, column, tensor in zip(columns, self.spec.columns, self._tensors, strict=True):
             whole = begin == 0 and end == len(tensor)
             _place(leaves, column, tensor if whole else tensor[begin:end])
         self._next = end

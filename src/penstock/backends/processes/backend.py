@@ -154,6 +154,7 @@ class ProcessesBackend(Backend):
 
     def _tell_template(self, message: Any) -> None:
         self._control.post(frame(message))
+        self._control.flush()
 
     def _template_ended(self, seconds: float) -> bool:
         poll = select.poll()
@@ -196,6 +197,7 @@ class ProcessesBackend(Backend):
 
     def flush(self) -> None:
         self._hand_out(in_advance=True)
+        self._send()
 
     @property
     def _all_run(self) -> bool:
@@ -213,8 +215,6 @@ class ProcessesBackend(Backend):
             if worker is None:
                 return
             worker.give(*self._waiting.popleft())
-            if worker.line.unsent:
-                self._watch(worker)
 
     def _ready(self, in_advance: bool) -> list[WorkerHandle]:
         workers = list(self._set.values())
@@ -225,10 +225,12 @@ class ProcessesBackend(Backend):
 
     def wait(self, timeout: float | None) -> list[Event]:
         self.require_open()
+        self._send()
         events: list[Event] = []
         for key, mask in self._selector.select(timeout):
             events += key.data(mask)
         self._hand_out(in_advance=self._all_run)
+        self._send()
         return events
 
     def busy(self) -> list[Busy]:
@@ -238,10 +240,17 @@ class ProcessesBackend(Backend):
             if worker.tasks
         ]
 
+    def _send(self) -> None:
+        for worker in self._set.values():
+            if worker.line.unsent:
+                worker.line.flush()
+                self._watch(worker)
+
     def _watch(self, worker: WorkerHandle) -> None:
         """Be woken by a worker's messages and, while its socket is full, by room in that."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.line.unsent else 0)
-        if not worker.line.ended and self._selector.get_key(worker.line.sock).events != events:
+        if not worker.line.ended and worker.watched != events:
+            worker.watched = events
             self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
 
     def _on_worker(self, worker: WorkerHandle, mask: int) -> list[Event]:

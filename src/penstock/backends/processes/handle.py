@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import selectors
 from typing import Any
 
 from penstock import fetch
@@ -27,12 +28,13 @@ class WorkerHandle:
         self.number, self.line, self.notes = number, line, notes
         self._specs = specs  # shared by all workers, so that equal specs are one object
         self.pid = 0
+        self.watched = selectors.EVENT_READ
         self.spec: Spec | None = None
         self.tasks: dict[tuple[int, int, int], Task] = {}
         self.load = 0
 
     def give(self, task: Task, message: bytes) -> None:
-        """Send a task, of which `message` is the frame."""
+        """Have a task sent, of which `message` is the frame."""
         self.tasks[_key(task)] = task
         self.load += len(task.indices)
         self.line.post(message)

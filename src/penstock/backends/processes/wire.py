@@ -110,11 +110,11 @@ class Line:
         return bool(self._unsent) and not self.ended
 
     def post(self, message: bytes) -> None:
-        """Send a framed message, now or, as far as the socket is full, in later calls of `flush`."""
+        """Have a framed message sent by the next calls of `flush`."""
         self._unsent += message
-        self.flush()
 
     def flush(self) -> None:
+        """Send what the socket takes now; `unsent` tells whether something is left."""
         while self._unsent and not self.ended:
             try:
                 sent = self.sock.send(self._unsent)

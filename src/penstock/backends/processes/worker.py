@@ -96,7 +96,8 @@ class _Loop:
             _dress_like_torch(job, self._worker, seed)
             if job.worker_init_fn is not None:
                 job.worker_init_fn(self._worker)
-            self._fetcher = Fetcher(job.recipe, self._memory, self._before_sample, SampleSeeder())
+            seeder = SampleSeeder(job.recipe.dataset)
+            self._fetcher = Fetcher(job.recipe, self._memory, self._before_sample, seeder)
         except Exception as error:
             self._broken = Failed(error, None, traceback.format_exc())
 
