@@ -13,6 +13,7 @@ when the last tensor of it dies.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -22,13 +23,10 @@ import numpy as np
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
 from penstock.collate import batch_of_rows, unpack
-from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
-from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
-from penstock.plan import Task, Window, parts_for, split, window
+from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
+from penstock.fetch import Block, Direct, Exhausted, Failed, NotRegular, Outcome, Rows
+from penstock.plan import Course, Task, Window, parts_for, split, window
 from penstock.stats import Recorder
-
-NOBODY = 0
-"""The generation that no task has; epochs count from 1."""
 
 
 @dataclass(slots=True)
@@ -39,12 +37,19 @@ class _Batch:
     indices: tuple[Any, ...]
     slot: int
     rows: bool
+    stream: int | None
     left: int = 0
+    samples: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         return self.left == 0
+
+    def sample(self, position: int) -> SampleInHand:
+        if self.stream is not None:
+            return SampleInHand(self.number, position, self.stream)
+        return SampleInHand(self.number, self.indices[position])
 
     def failure(self) -> Failed | None:
         """Of several, the one of the first sample, whichever came first."""
@@ -69,8 +74,9 @@ class Epoch:
         ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
-        base_seed: the seed that every sample's seed follows from.
-        generation: tells this epoch's tasks from those of earlier ones on the same backend.
+        course: what its tasks have in common.
+        streams: of an iterable dataset, how many there are: one a worker, from which the batches come by
+            turns. 0 for others.
         timeout: seconds to wait for a batch; 0 for ever.
         in_order: hand batches over in their order, or as they are done.
     """
@@ -79,8 +85,8 @@ class Epoch:
     ahead: int
     rows: bool
     splittable: bool
-    base_seed: int
-    generation: int
+    course: Course
+    streams: int
     timeout: float
     in_order: bool
 
@@ -92,12 +98,13 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
+        self._streams = deque(range(epoch.streams))
         self._numbers = 0
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
-        backend.begin(epoch.generation)
+        backend.begin(epoch.course)
         self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
@@ -105,14 +112,10 @@ class Engine:
 
     def __next__(self) -> Any:
         since = self._recorder.clock()
-        if not self._making:
-            self._fill(1)
-        if not self._making:
-            self._raise_end()
         batch = self._next_complete()
         del self._making[batch.number]
         result, nbytes, copied = self._assemble(batch)
-        self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
+        self._recorder.batch_out(batch.samples, since, nbytes, copied)
         wanted = self._window()
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
@@ -125,7 +128,7 @@ class Engine:
         Returns False if that took longer than the epoch's timeout: then the backend has to be closed.
         """
         self._exhausted = True
-        self._backend.begin(NOBODY)
+        self._backend.drop()
         deadline = self._deadline()
         while any(batch.left for batch in self._making.values()):
             left = None if deadline is None else deadline - time.monotonic()
@@ -174,7 +177,7 @@ class Engine:
             if indices is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(self._numbers, indices, slot, self._rows)
+            batch = _Batch(self._numbers, indices, slot, self._rows, self._next_stream())
             self._numbers += 1
             self._making[batch.number] = batch
             self._submit(batch)
@@ -190,6 +193,22 @@ class Engine:
         self._exhausted = True
         return None
 
+    def _next_stream(self) -> int | None:
+        """By turns, in a fixed order; so the order of batches doesn't depend on who is done when."""
+        if not self._streams:
+            return None
+        self._streams.rotate(-1)
+        return self._streams[-1]
+
+    def _on_exhausted(self, batch: _Batch) -> None:
+        """A stream has ended: its batches in the making never come, the other streams go on."""
+        if batch.stream is not None and batch.stream in self._streams:
+            self._streams.remove(batch.stream)
+        self._exhausted |= not self._streams
+        del self._making[batch.number]
+        self._arena.release(batch.slot)
+        self._fill(self._window().high)
+
     def _submit(self, batch: _Batch) -> None:
         size = len(batch.indices)
         split_it = batch.rows and self._epoch.splittable
@@ -199,13 +218,13 @@ class Engine:
         batch.left = len(places)
         for place in places:
             task = Task(
-                self._epoch.generation,
+                self._epoch.course.generation,
                 batch.number,
                 place.start,
                 batch.indices[place.start : place.stop],
                 size,
                 batch.rows,
-                self._epoch.base_seed,
+                batch.stream,
             )
             try:
                 self._backend.submit(task, batch.slot)
@@ -217,6 +236,7 @@ class Engine:
         """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
         self._rows = batch.rows = False
         batch.outcomes.clear()
+        batch.samples = 0
         self._submit(batch)
 
     def _raise_end(self) -> NoReturn:
@@ -228,6 +248,10 @@ class Engine:
     def _next_complete(self) -> _Batch:
         deadline = self._deadline()
         while (batch := self._first_complete()) is None:
+            if not self._making:
+                self._fill(1)
+            if not self._making:
+                self._raise_end()
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()
@@ -249,12 +273,21 @@ class Engine:
     def _on_event(self, event: Done | Died) -> None:
         if isinstance(event, Died):
             raise self._death(event)
-        self._recorder.task_done(event.worker, event.samples, event.timing.fetch_s, event.timing.collate_s)
+        timing = event.timing
+        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1
+        batch.samples += timing.samples
+        if isinstance(event.outcome, Exhausted):
+            self._on_exhausted(batch)
+            return
         if batch.complete and batch.failure() is None and batch.irregular():
-            self._submit_collated(batch)
+            if batch.stream is None:
+                self._submit_collated(batch)
+            else:  # its samples are gone
+                error = BatchNotSendableError("of an iterable dataset", "its class can't be imported here")
+                batch.outcomes = [Failed(error, None, "")]
 
     def _death(self, event: Died) -> WorkerDiedError:
         sample = self._name(event.sample)
@@ -265,7 +298,7 @@ class Engine:
         if place is None or place[0] not in self._making:
             return None
         number, position = place
-        return SampleInHand(number, self._making[number].indices[position])
+        return self._making[number].sample(position)
 
     def _raise_timeout(self) -> None:
         busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
@@ -304,8 +337,7 @@ class Engine:
         if failed.position is None:
             annotate(failed.error, f"in making batch {batch.number}")
         else:
-            sample = SampleInHand(batch.number, batch.indices[failed.position])
-            annotate(failed.error, str(sample))
+            annotate(failed.error, str(batch.sample(failed.position)))
         if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
             stopped = RuntimeError("collate_fn raised StopIteration")
             stopped.__cause__ = failed.error

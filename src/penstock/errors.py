@@ -72,12 +72,23 @@ class WorkerTraceback(PenstockError):
 
 @dataclass(frozen=True, slots=True)
 class SampleInHand:
-    """What a worker was doing: the index it had passed, or was about to pass, to ``dataset[i]``."""
+    """What a worker was doing.
+
+    Attributes:
+        batch: the number of the batch.
+        index: what it had passed, or was about to pass, to ``dataset[i]``; with `stream`, the place in the
+            batch of what it asked its iterator for.
+        stream: of an iterable dataset, the worker whose iterator it was.
+    """
 
     batch: int
     index: object
+    stream: int | None = None
 
     def __str__(self) -> str:
+        if self.stream is not None:
+            place = f"sample {self.index} of batch {self.batch}"
+            return f"on {place} from the iterable dataset in worker {self.stream}"
         return f"on dataset[{self.index!r}] for batch {self.batch}"
 
 
@@ -202,7 +213,9 @@ def exit_remedy(worker: int | None, exitcode: int | None, sample: SampleInHand |
         )
     if exitcode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
         return " A library written in C crashed." + (
-            f" Call dataset[{sample.index!r}] in a process of its own to see it." if sample else ""
+            f" Call dataset[{sample.index!r}] in a process of its own to see it."
+            if sample is not None and sample.stream is None
+            else ""
         )
     if worker is None:
         return " Its own words, if any, are on standard error."

@@ -27,18 +27,34 @@ MAX_QUEUE = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """What all tasks of one epoch have in common.
+
+    Attributes:
+        generation: which epoch of the backend's life it is; a worker drops the tasks of others.
+        base_seed: the seed that every sample's seed follows from.
+        epoch: the number of the epoch, from which they follow too.
+        announced: the user chose that number by ``set_epoch``: the dataset in each worker is to know it.
+    """
+
+    generation: int
+    base_seed: int
+    epoch: int
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A run of samples of one batch: the unit that is handed to a worker.
 
     Attributes:
-        generation: which epoch of the backend's life it belongs to; a worker drops others, and the
-            samples' seeds follow from it too.
+        generation: of the `Course` that it belongs to.
         batch: the batch's number in the epoch, from 0.
         offset: the place of its first sample in the batch.
         indices: what to pass to ``dataset[i]``; without automatic batching, the one index.
         batch_size: the number of samples of the whole batch.
         rows: place regular samples row by row; otherwise collate, which needs the whole batch.
-        base_seed: the epoch's seed, from which every sample's seed follows.
+        stream: of an iterable dataset, the number of the worker whose iterator the samples come from.
     """
 
     generation: int
@@ -47,7 +63,7 @@ class Task:
     indices: tuple[Any, ...]
     batch_size: int
     rows: bool
-    base_seed: int
+    stream: int | None = None
 
 
 def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:

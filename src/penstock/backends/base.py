@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from penstock.errors import ClosedError
 from penstock.fetch import Outcome, Timing
-from penstock.plan import Task
+from penstock.plan import Course, Task
 
 GRACE_S = 1.0
 """How long a worker may take to end the sample in hand, and then to answer SIGTERM; in seconds."""
@@ -52,7 +52,6 @@ class Done:
     batch: int
     offset: int
     generation: int
-    samples: int
     outcome: Outcome
     timing: Timing
 
@@ -125,8 +124,15 @@ class Backend(ABC):
         """NEW -> OPEN."""
 
     @abstractmethod
-    def begin(self, generation: int) -> None:
-        """From now on only tasks of this generation are wanted; others end in `Dropped`, soon."""
+    def begin(self, course: Course) -> None:
+        """Begin an epoch; tasks of earlier ones are no longer wanted, as after `drop`.
+
+        In the calling process it raises what ``iter()`` on an iterable dataset raises.
+        """
+
+    @abstractmethod
+    def drop(self) -> None:
+        """No submitted task is wanted any more: all end in `Dropped`, soon."""
 
     @abstractmethod
     def submit(self, task: Task, slot: int) -> None:

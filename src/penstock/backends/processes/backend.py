@@ -28,6 +28,7 @@ from penstock.backends.base import (
 from penstock.backends.processes import failures
 from penstock.backends.processes.handle import WorkerHandle
 from penstock.backends.processes.messages import (
+    Begin,
     Ended,
     EndWorkers,
     Run,
@@ -41,9 +42,11 @@ from penstock.backends.processes.wire import Line, frame, pair
 from penstock.backends.processes.worker import LoadJob, WorkerJob
 from penstock.collate import Spec
 from penstock.errors import annotate
-from penstock.plan import Task
+from penstock.plan import Course, Task
 
 _CLOSING = -1
+_NOBODY = 0
+"""The generation that no task has; courses count from 1."""
 
 
 class ProcessesBackend(Backend):
@@ -175,9 +178,16 @@ class ProcessesBackend(Backend):
 
     # -- work ------------------------------------------------------------------------------------
 
-    def begin(self, generation: int) -> None:
+    def begin(self, course: Course) -> None:
         self.require_open()
-        self._memory.control[0] = generation
+        self._memory.control[0] = course.generation
+        self._course = frame(Begin(course.generation, course.base_seed, course.epoch, course.announced))
+        for worker in self._set.values():
+            worker.line.post(self._course)
+
+    def drop(self) -> None:
+        self.require_open()
+        self._memory.control[0] = _NOBODY
 
     def submit(self, task: Task, slot: int) -> None:
         """See the contract; raises whatever pickling the indices raises."""
@@ -189,9 +199,12 @@ class ProcessesBackend(Backend):
             task.indices,
             task.batch_size,
             task.rows,
-            task.base_seed,
+            task.stream,
             slot,
         )
+        if task.stream is not None:
+            self._set[task.stream].give(task, frame(run))
+            return
         self._waiting.append((task, frame(run)))
         self._hand_out(in_advance=self._all_run)
 

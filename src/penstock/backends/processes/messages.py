@@ -44,6 +44,15 @@ class Unready(NamedTuple):
     error: bytes
 
 
+class Begin(NamedTuple):
+    """Main to worker: a course's fields; the tasks that follow are of that course."""
+
+    generation: int
+    base_seed: int
+    epoch: int
+    announced: bool
+
+
 class Run(NamedTuple):
     """Main to worker: a task's fields."""
 
@@ -53,7 +62,7 @@ class Run(NamedTuple):
     indices: tuple[Any, ...]
     batch_size: int
     rows: bool
-    base_seed: int
+    stream: int | None
     slot: int
 
 
