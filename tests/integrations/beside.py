@@ -48,9 +48,22 @@ def beside_torch(recipe: Callable[[Loader], Any]) -> Any:
     """What `recipe` returns with Penstock's loader; the same, and no more warnings, than with torch's."""
     theirs, their_warnings = watched(recipe, TORCHS)
     ours, our_warnings = watched(recipe, penstock.DataLoader)
-    assert equal(ours, theirs), f"{ours}\n\nis not what torch's loader leads to:\n\n{theirs}"
+    found = difference(ours, theirs)
+    assert found is None, found
     assert our_warnings - their_warnings == set()
     return ours
+
+
+def difference(ours: Any, theirs: Any, place: str = "result") -> str | None:
+    """Where two nested results differ first, and how; None if they don't."""
+    if type(ours) is type(theirs) and isinstance(ours, dict) and ours.keys() == theirs.keys():
+        pairs = [(ours[key], theirs[key], f"{place}[{key!r}]") for key in ours]
+    elif type(ours) is type(theirs) and isinstance(ours, list | tuple) and len(ours) == len(theirs):
+        pairs = [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+    else:
+        both_nan = isinstance(ours, float) and isinstance(theirs, float) and ours != ours and theirs != theirs
+        return None if both_nan or equal(ours, theirs) else f"{place}: {ours!r}, with torch's loader: {theirs!r}"
+    return next((found for pair in pairs if (found := difference(*pair))), None)
 
 
 def watched(recipe: Callable[[Loader], Any], loader: Loader) -> tuple[Any, set[tuple[type[Warning], str]]]:

@@ -11,7 +11,7 @@ import torch
 
 import penstock
 from tests.datasets import equal
-from tests.integrations.beside import WORKERS, Loader, beside_torch, seed_all
+from tests.integrations.beside import WORKERS, Loader, beside_torch, difference, seed_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 why = "pip install penstock[integrations]"
@@ -77,9 +77,11 @@ def plain(batch: Any) -> Any:
 def test_dictionary_transforms(
     kind: str, collate: str, workers: dict[str, Any], scans: list[dict[str, Any]]
 ) -> None:
+    source = dataset(kind, scans, fixed())
+    own = {} if collate == "default" else {"collate_fn": getattr(monai_data, collate)}
+
     def recipe(loader: Loader) -> Any:
-        own = {} if collate == "default" else {"collate_fn": getattr(monai_data, collate)}
-        train = loader(dataset(kind, scans, fixed()), batch_size=5, shuffle=True, **own, **workers)
+        train = loader(source, batch_size=5, shuffle=True, **own, **workers)
         batches = [batch for _ in range(2) for batch in train]
         parts = [monai_data.decollate_batch(batch) for batch in batches] if own else []
         return plain(batches), plain(parts)
@@ -87,21 +89,21 @@ def test_dictionary_transforms(
     batches, _ = beside_torch(recipe)
     image = batches[0]["image"]
     assert image[0] == "MetaTensor"
-    assert image[1].shape == (5, 1, 8, 8, 5)
+    assert image[1].shape == (5, 1, 8, 8, 4)
 
 
 @pytest.mark.parametrize("workers", WORKERS[:2], ids=str)
 def test_several_crops_of_each_sample(workers: dict[str, Any], scans: list[dict[str, Any]]) -> None:
     """Samples that are lists, which the collate function joins."""
-    grid = transforms.RandSpatialCropSamplesd(
-        keys=KEYS, roi_size=(8, 8, 5), num_samples=2, random_center=False, random_size=False
+    crop = transforms.RandSpatialCropSamplesd(
+        keys=KEYS, roi_size=(8, 8, 4), num_samples=2, random_center=False, random_size=False
     )
+    crops = dataset("Dataset", scans, [*fixed(), crop])
 
     def recipe(loader: Loader) -> Any:
-        crops = dataset("Dataset", scans, [*fixed(), grid])
         return plain(list(loader(crops, batch_size=3, collate_fn=monai_data.list_data_collate, **workers)))
 
-    assert beside_torch(recipe)[0]["image"][1].shape == (6, 1, 8, 8, 5)
+    assert beside_torch(recipe)[0]["image"][1].shape == (6, 1, 8, 8, 4)
 
 
 @pytest.mark.parametrize("kind", ["Dataset", "CacheDataset"])
@@ -121,8 +123,8 @@ def test_random_transforms_do_not_depend_on_the_workers(kind: str, scans: list[d
 
     first, second = epochs(1)
     assert not equal(first, second)
-    assert equal(epochs(2), [first, second])
-    assert equal(epochs(3), [first, second])
+    for workers in (0, 2, 3):
+        assert difference(epochs(workers), [first, second]) is None
 
 
 def test_metadata_in_the_main_process_is_not_shared(scans: list[dict[str, Any]]) -> None:
