@@ -37,7 +37,8 @@ class _Batch:
     indices: tuple[Any, ...]
     slot: int
     rows: bool
-    stream: int | None
+    worker: int | None
+    iterable: bool
     left: int = 0
     samples: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
@@ -47,8 +48,8 @@ class _Batch:
         return self.left == 0
 
     def sample(self, position: int) -> SampleInHand:
-        if self.stream is not None:
-            return SampleInHand(self.number, position, self.stream)
+        if self.iterable:
+            return SampleInHand(self.number, position, self.worker)
         return SampleInHand(self.number, self.indices[position])
 
     def failure(self) -> Failed | None:
@@ -75,8 +76,8 @@ class Epoch:
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
         course: what its tasks have in common.
-        streams: of an iterable dataset, how many there are: one a worker, from which the batches come by
-            turns. 0 for others.
+        by_turns: the workers make one batch each, by turns, as it matters which worker makes it.
+        iterable: that is since each has an iterator, which ends by itself.
         timeout: seconds to wait for a batch; 0 for ever.
         in_order: hand batches over in their order, or as they are done.
     """
@@ -86,7 +87,8 @@ class Epoch:
     rows: bool
     splittable: bool
     course: Course
-    streams: int
+    by_turns: bool
+    iterable: bool
     timeout: float
     in_order: bool
 
@@ -98,7 +100,7 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
-        self._streams = deque(range(epoch.streams))
+        self._turns = deque(range(backend.workers if epoch.by_turns else 0))
         self._numbers = 0
         self._rows = epoch.rows
         self._exhausted = False
@@ -177,7 +179,9 @@ class Engine:
             if indices is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(self._numbers, indices, slot, self._rows, self._next_stream())
+            batch = _Batch(
+                self._numbers, indices, slot, self._rows, self._next_worker(), self._epoch.iterable
+            )
             self._numbers += 1
             self._making[batch.number] = batch
             self._submit(batch)
@@ -193,18 +197,18 @@ class Engine:
         self._exhausted = True
         return None
 
-    def _next_stream(self) -> int | None:
+    def _next_worker(self) -> int | None:
         """By turns, in a fixed order; so the order of batches doesn't depend on who is done when."""
-        if not self._streams:
+        if not self._turns:
             return None
-        self._streams.rotate(-1)
-        return self._streams[-1]
+        self._turns.rotate(-1)
+        return self._turns[-1]
 
     def _on_exhausted(self, batch: _Batch) -> None:
-        """A stream has ended: its batches in the making never come, the other streams go on."""
-        if batch.stream is not None and batch.stream in self._streams:
-            self._streams.remove(batch.stream)
-        self._exhausted |= not self._streams
+        """A worker's iterator has ended: the other workers go on."""
+        if batch.worker is not None and batch.worker in self._turns:
+            self._turns.remove(batch.worker)
+        self._exhausted |= not self._turns
         del self._making[batch.number]
         self._arena.release(batch.slot)
         self._fill(self._window().high)
@@ -224,7 +228,7 @@ class Engine:
                 batch.indices[place.start : place.stop],
                 size,
                 batch.rows,
-                batch.stream,
+                batch.worker,
             )
             try:
                 self._backend.submit(task, batch.slot)
@@ -283,7 +287,7 @@ class Engine:
             self._on_exhausted(batch)
             return
         if batch.complete and batch.failure() is None and batch.irregular():
-            if batch.stream is None:
+            if not batch.iterable:
                 self._submit_collated(batch)
             else:  # its samples are gone
                 error = BatchNotSendableError("of an iterable dataset", "its class can't be imported here")

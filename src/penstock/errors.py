@@ -106,11 +106,14 @@ class WorkerDiedError(PenstockError, RuntimeError):
         self, worker: int | None, pid: int, exitcode: int | None, sample: SampleInHand | None
     ) -> None:
         self.worker, self.pid, self.exitcode, self.sample = worker, pid, exitcode, sample
-        who = "the template process of the workers" if worker is None else f"worker {worker}"
         where = "between samples" if sample is None else str(sample)
-        text = f"{who} (pid {pid}) {describe_exit(exitcode)}"
-        text += "" if worker is None else f" {where}"
-        super().__init__(f"{text}.{exit_remedy(worker, exitcode, sample)}")
+        if worker is None:
+            text = f"The template process of the DataLoader workers (pid {pid}) {describe_exit(exitcode)}."
+        else:  # begins with torch's words, which people match
+            text = (
+                f"DataLoader worker (pid {pid}) {describe_exit(exitcode)}. It was worker {worker}, {where}."
+            )
+        super().__init__(text + exit_remedy(worker, exitcode, sample))
 
 
 class BatchTimeoutError(PenstockError, RuntimeError):
@@ -125,7 +128,7 @@ class BatchTimeoutError(PenstockError, RuntimeError):
         self, batch: int, timeout: float, busy: Sequence[tuple[int, int, SampleInHand | None]]
     ) -> None:
         self.timeout, self.busy = timeout, tuple(busy)
-        lines = [f"batch {batch} did not come within timeout={timeout:g} seconds."]
+        lines = [f"DataLoader timed out after {timeout:g} seconds: batch {batch} did not come."]
         lines += [f"  worker {w} (pid {pid}) is {s or 'between samples'}" for w, pid, s in busy]
         lines.append("Raise timeout=, or look at why these samples take so long.")
         super().__init__("\n".join(lines))
@@ -194,14 +197,14 @@ def human_bytes(count: float) -> str:
 def describe_exit(exitcode: int | None) -> str:
     """How a process ended, in words."""
     if exitcode is None:
-        return "ended in an unknown way"
+        return "exited unexpectedly"
     if exitcode >= 0:
-        return f"ended by itself with exit code {exitcode}"
+        return f"exited unexpectedly with exit code {exitcode}"
     try:
-        name = signal.Signals(-exitcode).name
+        number = signal.Signals(-exitcode)
     except ValueError:
-        name = f"signal {-exitcode}"
-    return f"was killed by {name}"
+        return f"is killed by signal: {-exitcode}"
+    return f"is killed by signal: {signal.strsignal(number)} ({number.name})"
 
 
 def exit_remedy(worker: int | None, exitcode: int | None, sample: SampleInHand | None) -> str:

@@ -119,13 +119,18 @@ class Recipe:
 
     @property
     def rows(self) -> bool:
-        """Whether samples may be placed as rows."""
-        return self.batched and is_default_collate(self.collate_fn)
+        """Whether samples may be placed as rows; if they turn out not to fit, they are made again."""
+        return self.batched and (self.seeds_samples or self.iterable) and is_default_collate(self.collate_fn)
+
+    @property
+    def by_turns(self) -> bool:
+        """Whether it matters which worker makes a batch: each has its iterator, or its random state."""
+        return self.iterable or not self.seeds_samples
 
     @property
     def splittable(self) -> bool:
         """Whether several tasks may make one batch."""
-        return self.rows and not self.iterable and batched_getter(self.dataset) is None
+        return self.rows and not self.by_turns and batched_getter(self.dataset) is None
 
 
 def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:

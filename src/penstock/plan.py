@@ -54,7 +54,7 @@ class Task:
         indices: what to pass to ``dataset[i]``; without automatic batching, the one index.
         batch_size: the number of samples of the whole batch.
         rows: place regular samples row by row; otherwise collate, which needs the whole batch.
-        stream: of an iterable dataset, the number of the worker whose iterator the samples come from.
+        worker: the one that has to run it, if it matters which: its iterator is the one to ask.
     """
 
     generation: int
@@ -63,7 +63,7 @@ class Task:
     indices: tuple[Any, ...]
     batch_size: int
     rows: bool
-    stream: int | None = None
+    worker: int | None = None
 
 
 def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:

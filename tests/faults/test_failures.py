@@ -105,10 +105,9 @@ def test_a_killed_worker_is_named_with_its_sample(number: int, workers: int) -> 
     assert error.exitcode == -number
     assert error.sample is not None
     assert (error.sample.batch, error.sample.index) == (2, 5)
-    assert f"worker {error.worker} (pid {error.pid}) was killed by {signal.Signals(number).name}" in str(
-        error
-    )
-    assert "dataset[5] for batch 2" in str(error)
+    assert f"DataLoader worker (pid {error.pid}) is killed by signal: " in str(error)
+    assert f"({signal.Signals(number).name})" in str(error)
+    assert f"worker {error.worker}, on dataset[5] for batch 2" in str(error)
     assert isinstance(error, RuntimeError)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert our_children() == []
@@ -119,7 +118,7 @@ def test_a_worker_that_exits_by_itself() -> None:
         if index == 3:
             os._exit(41)
 
-    with pytest.raises(WorkerDiedError, match="exit code 41 on dataset"):
+    with pytest.raises(WorkerDiedError, match=r"exit code 41. It was worker \d, on dataset"):
         list(DataLoader(Hooked(leave), batch_size=2, num_workers=2))
 
 

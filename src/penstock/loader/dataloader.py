@@ -91,9 +91,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             **since_torch_2_6,
         )
         if seeding not in SEEDINGS:
-            raise ValueError(
-                f"seeding should be one of {', '.join(map(repr, SEEDINGS))}, but got {seeding!r}"
-            )
+            raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
         self.seed, self.seeding = seed, seeding
 
     def __iter__(self) -> Any:

@@ -73,7 +73,8 @@ class Session:
             rows=self._recipe.rows,
             splittable=self._recipe.splittable,
             course=self._course(loader),
-            streams=max(1, self.workers) if self._recipe.iterable else 0,
+            iterable=self._recipe.iterable,
+            by_turns=self._recipe.by_turns,
             timeout=self._timeout,
             in_order=self._in_order,
         )
@@ -85,12 +86,11 @@ class Session:
         those under this base seed."""
         announced = loader._epoch is not None
         if loader.seed is None:
-            return Course(self._generation, self._base_seed, loader._epoch or self._generation, announced)
-        count = loader._epochs_begun
+            epoch = loader._epoch if announced else self._generation
+            return Course(self._generation, self._base_seed, epoch, announced)
+        epoch = loader._epoch if announced else loader._epochs_begun
         loader._epochs_begun += 1
-        return Course(
-            self._generation, loader.seed, count if loader._epoch is None else loader._epoch, announced
-        )
+        return Course(self._generation, loader.seed, epoch, announced)
 
     def close(self) -> None:
         self._backend.close()

@@ -199,11 +199,11 @@ class ProcessesBackend(Backend):
             task.indices,
             task.batch_size,
             task.rows,
-            task.stream,
+            task.worker,
             slot,
         )
-        if task.stream is not None:
-            self._set[task.stream].give(task, frame(run))
+        if task.worker is not None:
+            self._set[task.worker].give(task, frame(run))
             return
         self._waiting.append((task, frame(run)))
         self._hand_out(in_advance=self._all_run)

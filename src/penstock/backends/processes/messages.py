@@ -62,7 +62,7 @@ class Run(NamedTuple):
     indices: tuple[Any, ...]
     batch_size: int
     rows: bool
-    stream: int | None
+    worker: int | None
     slot: int
 
 

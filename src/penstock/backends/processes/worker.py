@@ -72,7 +72,7 @@ def _dress_like_torch(job: WorkerJob, worker: int, seed: int) -> None:
     torch.set_num_threads(1)
     random.seed(seed)
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(torch_worker._generate_state(seed - worker, worker))  # type: ignore[no-untyped-call]
     torch_worker._worker_info = torch_worker.WorkerInfo(
         id=worker, num_workers=job.workers, seed=seed, dataset=job.recipe.dataset
     )
