@@ -12,10 +12,12 @@ when the last tensor of it dies.
 
 from __future__ import annotations
 
+import logging
+import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,8 +27,12 @@ from penstock.backends.base import Backend, Died, Done
 from penstock.collate import batch_of_rows, unpack
 from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
 from penstock.fetch import Block, Direct, Exhausted, Failed, NotRegular, Outcome, Rows
+from penstock.machine import memory_kills
 from penstock.plan import Course, Task, Window, parts_for, split, window
+from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
+
+_log = logging.getLogger("penstock")
 
 
 @dataclass(slots=True)
@@ -80,6 +86,7 @@ class Epoch:
         iterable: that is since each has an iterator, which ends by itself.
         timeout: seconds to wait for a batch; 0 for ever.
         in_order: hand batches over in their order, or as they are done.
+        policy: what is done about faults.
     """
 
     batches: Iterator[Sequence[Any]]
@@ -91,6 +98,7 @@ class Epoch:
     iterable: bool
     timeout: float
     in_order: bool
+    policy: Policy
 
 
 class Engine:
@@ -100,6 +108,9 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
+        self._deaths = Deaths(epoch.policy)
+        self._memory_kills = memory_kills()
+        self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
         self._turns = deque(range(backend.workers if epoch.by_turns else 0))
         self._numbers = 0
         self._rows = epoch.rows
@@ -276,8 +287,11 @@ class Engine:
 
     def _on_event(self, event: Done | Died) -> None:
         if isinstance(event, Died):
-            raise self._death(event)
+            self._on_death(event)
+            return
         timing = event.timing
+        self._taken[event.worker] += timing.samples
+        self._deaths.forget(event.worker)
         self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
@@ -293,9 +307,35 @@ class Engine:
                 error = BatchNotSendableError("of an iterable dataset", "its class can't be imported here")
                 batch.outcomes = [Failed(error, None, "")]
 
+    def _on_death(self, event: Died) -> None:
+        """Have another take its place, and the lost tasks run again: they give the same batches.
+
+        A sample that keeps killing its worker has failed like one that raises; workers that die without
+        being on a sample, and a template, end the epoch.
+        """
+        error = self._death(event)
+        sample = event.sample
+        culprit = (event.worker, sample) if self._epoch.iterable else sample
+        hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
+            raise error
+        _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
+        self._recorder.worker_replaced()
+        skip = self._taken[event.worker] if self._epoch.iterable else 0
+        self._backend.replace(event.worker, replace(self._epoch.course, skip=skip))
+        for task in event.lost:
+            if hopeless and sample is not None and task.holds(*sample):
+                self._making[task.batch].outcomes.append(Failed(error, sample[1], ""))
+                self._making[task.batch].left -= 1
+            else:
+                self._backend.submit(task, self._making[task.batch].slot)
+
     def _death(self, event: Died) -> WorkerDiedError:
+        kills, self._memory_kills = self._memory_kills, memory_kills()
+        told = kills is not None and self._memory_kills is not None and event.exitcode == -signal.SIGKILL
+        for_memory = self._memory_kills != kills if told else None
         sample = self._name(event.sample)
-        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample)
+        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample, for_memory)
 
     def _name(self, place: tuple[int, int] | None) -> SampleInHand | None:
         """The sample at (batch, position), with its index."""

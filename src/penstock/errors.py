@@ -100,11 +100,18 @@ class WorkerDiedError(PenstockError, RuntimeError):
         pid: its process id.
         exitcode: as in ``multiprocessing.Process.exitcode``: negative for a signal, None if unknown.
         sample: the sample it was on, or None between samples.
+        for_memory: the kernel says that it killed a process for lack of memory; None if it doesn't say.
     """
 
     def __init__(
-        self, worker: int | None, pid: int, exitcode: int | None, sample: SampleInHand | None
+        self,
+        worker: int | None,
+        pid: int,
+        exitcode: int | None,
+        sample: SampleInHand | None,
+        for_memory: bool | None = None,
     ) -> None:
+        self.for_memory = for_memory
         self.worker, self.pid, self.exitcode, self.sample = worker, pid, exitcode, sample
         where = "between samples" if sample is None else str(sample)
         if worker is None:
@@ -113,7 +120,8 @@ class WorkerDiedError(PenstockError, RuntimeError):
             text = (
                 f"DataLoader worker (pid {pid}) {describe_exit(exitcode)}. It was worker {worker}, {where}."
             )
-        super().__init__(text + exit_remedy(worker, exitcode, sample))
+        remedy = MEMORY_REMEDY if for_memory else exit_remedy(worker, exitcode, sample)
+        super().__init__(text + remedy)
 
 
 class BatchTimeoutError(PenstockError, RuntimeError):
@@ -205,6 +213,11 @@ def describe_exit(exitcode: int | None) -> str:
     except ValueError:
         return f"is killed by signal: {-exitcode}"
     return f"is killed by signal: {signal.strsignal(number)} ({number.name})"
+
+
+MEMORY_REMEDY = (
+    " The kernel killed it for lack of memory: use fewer workers, a smaller batch_size or smaller samples."
+)
 
 
 def exit_remedy(worker: int | None, exitcode: int | None, sample: SampleInHand | None) -> str:

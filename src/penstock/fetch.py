@@ -193,6 +193,17 @@ class Fetcher:
             if self._seeder is not None and self._memory is not None:
                 self._seeder.seed_all(self._seeds_of(0, 0, (self._worker,))[0])
             self._stream = iter(self._recipe.dataset)
+            self._skip(course.skip)
+
+    def _skip(self, count: int) -> None:
+        """Take what another worker had taken before its place was taken by this one."""
+        for _ in range(count):
+            try:
+                next(self._stream or iter(()))
+            except StopIteration:
+                return
+            except Exception:
+                continue  # it was told when that one took it
 
     def _seeds_of(self, batch: int, offset: int, indices: tuple[Any, ...]) -> list[int]:
         return sample_seeds(self._course.base_seed, self._course.epoch, batch, offset, indices)
@@ -277,6 +288,7 @@ class Fetcher:
                 self._stream = None
             except BaseException:
                 self._position = len(samples)
+                timing.samples += len(samples) + 1  # taken, if not made
                 raise
         timing.fetch_s += self._clock() - begin
         timing.samples += len(samples)

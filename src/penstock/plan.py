@@ -35,12 +35,14 @@ class Course:
         base_seed: the seed that every sample's seed follows from.
         epoch: the number of the epoch, from which they follow too.
         announced: the user chose that number by ``set_epoch``: the dataset in each worker is to know it.
+        skip: for a worker that takes another's place, how many samples of its iterator that one had taken.
     """
 
     generation: int
     base_seed: int
     epoch: int
     announced: bool = False
+    skip: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,10 @@ class Task:
     batch_size: int
     rows: bool
     worker: int | None = None
+
+    def holds(self, batch: int, position: int) -> bool:
+        """Whether the sample at this place is one of its samples."""
+        return batch == self.batch and 0 <= position - self.offset < len(self.indices)
 
 
 def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:

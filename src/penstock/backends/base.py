@@ -10,7 +10,8 @@ Who calls, and when it may block
 - `flush` is called before the caller goes away for a while: what was submitted then runs without it.
 - `wait` is the only call that blocks. It ends with the first event, or after `timeout` seconds, or by an
   exception of a signal handler (Ctrl-C), after which only `close` is allowed, as an event may be lost.
-  Every submitted task ends in exactly one `Done`, unless a `Died` names it as lost.
+  Every submitted task ends in exactly one `Done`, unless a `Died` names it as lost; `replace` may follow,
+  and the lost tasks may be submitted again.
 - `close` may be called in any state, any number of times. It returns when no process of the backend is
   left, by the stop ladder below: at once but for the sample in hand, and in ``2 * GRACE_S`` and what the
   kernel needs to end the processes (`KILL_S` at most) however user code behaves. Should the template have
@@ -129,6 +130,10 @@ class Backend(ABC):
 
         In the calling process it raises what ``iter()`` on an iterable dataset raises.
         """
+
+    @abstractmethod
+    def replace(self, worker: int, course: Course) -> None:
+        """Start another worker in the place of one that `Died` named; it begins with `course`."""
 
     @abstractmethod
     def drop(self) -> None:

@@ -27,6 +27,9 @@ class InlineBackend(Backend):
     def begin(self, course: Course) -> None:
         self._fetcher.begin(course)
 
+    def replace(self, worker: int, course: Course) -> None:
+        raise NotImplementedError("nobody dies here")
+
     def drop(self) -> None:
         """Nothing to do: an epoch that is left early has no task in the making."""
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 from penstock.arena import Arena, ArenaPool
 from penstock.errors import ClosedError
 from penstock.loader.iterator import LoaderIterator
+from penstock.policy import Policy
 from penstock.stats import Recorder, Stats
 
 T = TypeVar("T")
@@ -68,7 +69,10 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         in_order: bool = True,
         seed: int | None = None,
         seeding: str = "sample",
+        max_retries: int = 3,
     ) -> None:
+        self.policy = Policy(max_retries=max_retries)
+        self.max_retries = max_retries
         self.in_order, self.pin_memory_device = in_order, pin_memory_device
         since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
         super().__init__(

@@ -77,6 +77,7 @@ class Session:
             by_turns=self._recipe.by_turns,
             timeout=self._timeout,
             in_order=self._in_order,
+            policy=loader.policy,
         )
         self._engine = Engine(epoch, self._backend, self.arena, recorder)
         return self._engine

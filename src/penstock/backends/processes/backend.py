@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 from collections import deque
+from dataclasses import astuple
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -118,6 +119,7 @@ class ProcessesBackend(Backend):
         ours, theirs = pair()
         with theirs:
             seed = self._base_seed + number
+            select.select([], [control], [], KILL_S)  # the template may have much to read, but not for long
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
         worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
         worker.notes.clear()
@@ -181,9 +183,13 @@ class ProcessesBackend(Backend):
     def begin(self, course: Course) -> None:
         self.require_open()
         self._memory.control[0] = course.generation
-        self._course = frame(Begin(course.generation, course.base_seed, course.epoch, course.announced))
         for worker in self._set.values():
-            worker.line.post(self._course)
+            worker.line.post(frame(Begin(*astuple(course))))
+
+    def replace(self, worker: int, course: Course) -> None:
+        self.require_open()
+        self._start_worker(self._control.sock, worker)
+        self._set[worker].line.post(frame(Begin(*astuple(course))))
 
     def drop(self) -> None:
         self.require_open()

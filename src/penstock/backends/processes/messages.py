@@ -51,6 +51,7 @@ class Begin(NamedTuple):
     base_seed: int
     epoch: int
     announced: bool
+    skip: int
 
 
 class Run(NamedTuple):
