@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,38 @@ def run_program(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
         check=False,
         **options,
     )
+
+
+# -- workers that are no processes ---------------------------------------------------------------
+
+
+class ThreadAsProcess(threading.Thread):
+    pid = 0
+
+
+class QueueOfThreads(queue.Queue[Any]):
+    def close(self) -> None: ...
+
+    def cancel_join_thread(self) -> None: ...
+
+
+class Threads(SpawnContext):
+    """The context of MONAI's ThreadDataLoader."""
+
+    _name = "threads"
+    Process = ThreadAsProcess  # type: ignore[assignment]
+    Queue = QueueOfThreads  # type: ignore[assignment]
+
+
+def test_a_context_that_is_not_pythons_is_left_to_torch() -> None:
+    mine = os.getpid()
+    loader = DataLoader(
+        Hooked(lambda _: None if os.getpid() == mine else os.abort()),
+        batch_size=8,
+        num_workers=2,
+        multiprocessing_context=Threads(),
+    )
+    assert torch.cat([indices for _, indices in loader]).tolist() == list(range(100))
 
 
 # -- batches stay what they are ------------------------------------------------------------------

@@ -21,6 +21,8 @@ from penstock.stats import Recorder, Stats
 T = TypeVar("T")
 
 SEEDINGS = "sample", "worker"
+START_METHODS = "fork", "forkserver", "spawn"
+"""Where a context says anything else, its workers may be no processes: MONAI has one of threads."""
 _TORCHS_ARGUMENTS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
 
 
@@ -31,7 +33,8 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     them into one batch; a batch handed over without a copy; and an end that waits for nothing but the
     sample in hand. ``loader.stats()`` tells where the time went. It may be used in a ``with`` block.
 
-    DataPipes are loaded by torch's own iterator, and everything is on systems other than Linux.
+    DataPipes are loaded by torch's own iterator, and so is everything under a multiprocessing context that is
+    none of Python's three, and on systems other than Linux.
 
     Raises:
         ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
@@ -110,7 +113,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         return self._iterator
 
     def _get_iterator(self) -> Any:
-        if sys.platform != "linux" or isinstance(self.dataset, IterDataPipe | MapDataPipe):
+        if not self._can_be_ours():
             return super()._get_iterator()
         self.check_worker_number_rationality()
         if self._pool is None:
@@ -118,6 +121,14 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         iterator = LoaderIterator(self, self._pool)
         self._open.add(iterator)
         return iterator
+
+    def _can_be_ours(self) -> bool:
+        context = self.multiprocessing_context
+        return (
+            sys.platform == "linux"
+            and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
+            and (context is None or context.get_start_method() in START_METHODS)
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the number of the next epoch to the sampler and to the dataset, as far as they have a
