@@ -187,13 +187,18 @@ class Fetcher:
         """Begin an epoch; raises what ``iter()`` on an iterable dataset raises."""
         self._course = course
         self._views.clear()  # the main process may have given memory back
-        if self._seeder is not None:
-            self._seeder.look_again()
         if self._recipe.iterable:
-            if self._seeder is not None and self._memory is not None:
-                self._seeder.seed_all(self._seeds_of(0, 0, (self._worker,))[0])
-            self._stream = iter(self._recipe.dataset)
-            self._skip(course.skip)
+            self._begin_stream()
+        elif self._seeder is not None:
+            self._seeder.look_again()
+
+    def _begin_stream(self) -> None:
+        """Generators that the dataset keeps are left alone: it may share its shards out by what they draw,
+        which has to be the same in all workers and on all ranks."""
+        if self._seeder is not None and self._memory is not None:
+            self._seeder.seed_global(self._seeds_of(0, 0, (self._worker,))[0])
+        self._stream = iter(self._recipe.dataset)
+        self._skip(self._course.skip)
 
     def _skip(self, count: int) -> None:
         """Take what another worker had taken before its place was taken by this one."""
