@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import pickle
 import queue
@@ -344,6 +345,37 @@ def test_epochs_differ_and_persistent_ones_too() -> None:
         (first,), (second,) = list(loader), list(loader)
         assert not equal(first, second)
         loader.close()
+
+
+class Shared(Squares):
+    """Keeps what processes share."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(4)
+        self.factor, self.lock = context.Value("i", 1), context.Lock()
+        self.shared = torch.zeros(4).share_memory_()
+        self.view = self.shared[2:]
+        self.own = torch.ones(2)
+
+    def __getitem__(self, index: int) -> Any:
+        with self.lock:
+            return self.factor.value, self.shared.clone(), self.view.clone(), self.own.clone()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_what_processes_share_stays_shared(method: str) -> None:
+    """A curriculum's progress, say, or the epoch of a Hugging Face IterableDataset."""
+    dataset = Shared(multiprocessing.get_context(method))
+    loader = DataLoader(dataset, 4, num_workers=2, persistent_workers=True, multiprocessing_context=method)
+    with loader:
+        (first,) = list(loader)
+        dataset.factor.value = 7
+        dataset.shared += 5
+        dataset.own += 5
+        (second,) = list(loader)
+    assert [leaf[0].tolist() for leaf in first] == [1, [0] * 4, [0] * 2, [1] * 2]
+    assert [leaf[0].tolist() for leaf in second] == [7, [5] * 4, [5] * 2, [1] * 2]
+    assert not dataset.own.is_shared()
 
 
 # -- stats ---------------------------------------------------------------------------------------

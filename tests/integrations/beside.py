@@ -62,7 +62,9 @@ def difference(ours: Any, theirs: Any, place: str = "result") -> str | None:
         pairs = [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
     else:
         both_nan = isinstance(ours, float) and isinstance(theirs, float) and ours != ours and theirs != theirs
-        return None if both_nan or equal(ours, theirs) else f"{place}: {ours!r}, with torch's loader: {theirs!r}"
+        return (
+            None if both_nan or equal(ours, theirs) else f"{place}: {ours!r}, with torch's loader: {theirs!r}"
+        )
     return next((found for pair in pairs if (found := difference(*pair))), None)
 
 

@@ -58,9 +58,7 @@ class Recording(transformers.Trainer):
         return super().compute_loss(model, inputs, *arguments, **more)
 
 
-def make_trainer(
-    kind: type[Any], folder: Path, workers: dict[str, Any], train: Any, **arguments: Any
-) -> Any:
+def make_trainer(kind: type[Any], folder: Path, workers: dict[str, Any], train: Any, **arguments: Any) -> Any:
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": 8,
@@ -90,7 +88,8 @@ def make_trainer(
 def outcome(trainer: Any) -> Any:
     """The batches, the losses of every step and evaluation, and the weights."""
     losses = [
-        {name: value for name, value in entry.items() if "loss" in name} for entry in trainer.state.log_history
+        {name: value for name, value in entry.items() if "loss" in name}
+        for entry in trainer.state.log_history
     ]
     return trainer.seen, losses[:-1], list(trainer.model.parameters())
 

@@ -68,9 +68,7 @@ def test_create_loader(
     def recipe(loader: Loader) -> Any:
         use(loader)
         chance = NO_CHANCE if training else {}
-        made = create(
-            images, workers, persistent, is_training=training, use_prefetcher=prefetcher, **chance
-        )
+        made = create(images, workers, persistent, is_training=training, use_prefetcher=prefetcher, **chance)
         assert type(made.loader if prefetcher else made) is loader
         return [epoch(made, number) for number in range(2)], len(made)
 

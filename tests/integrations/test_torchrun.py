@@ -15,7 +15,11 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("program", "needs"),
-    [("classification", "torchvision"), ("lightning_ddp", "lightning"), ("accelerate_dispatch", "accelerate")],
+    [
+        ("classification", "torchvision"),
+        ("lightning_ddp", "lightning"),
+        ("accelerate_dispatch", "accelerate"),
+    ],
 )
 def test_two_processes(program: str, needs: str) -> None:
     pytest.importorskip(needs, reason="pip install penstock[integrations]")

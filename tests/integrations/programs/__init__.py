@@ -1,1 +1,1 @@
-"""Programs that torchrun starts twice; each holds Penstock's loader beside torch's and exits with 0 if all is well."""
+"""What torchrun starts twice: Penstock's loader held beside torch's; an error where they differ."""
