@@ -4,6 +4,7 @@ The exceptions are in `penstock.errors`.
 """
 
 from penstock._version import __version__
+from penstock.bad import BadSample
 from penstock.errors import (
     BatchNotSendableError,
     BatchTimeoutError,
@@ -11,6 +12,7 @@ from penstock.errors import (
     ClosedError,
     DatasetNotSendableError,
     PenstockError,
+    TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
 )
@@ -18,6 +20,7 @@ from penstock.loader import DataLoader
 from penstock.stats import Stats, WorkerStats
 
 __all__ = [
+    "BadSample",
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
@@ -26,6 +29,7 @@ __all__ = [
     "DatasetNotSendableError",
     "PenstockError",
     "Stats",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStats",

@@ -5,6 +5,7 @@
     ├── WorkerError             a worker raised something that can't be rebuilt here    (RuntimeError)
     ├── WorkerDiedError         a worker process ended without being asked to           (RuntimeError)
     ├── BatchTimeoutError       no batch came within ``timeout`` seconds                (RuntimeError)
+    ├── TooManyErrorsError      more samples were bad than ``max_errors`` allows        (RuntimeError)
     ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
     ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
     └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
@@ -28,6 +29,7 @@ __all__ = [
     "DatasetNotSendableError",
     "PenstockError",
     "SampleInHand",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerTraceback",
@@ -139,6 +141,21 @@ class BatchTimeoutError(PenstockError, RuntimeError):
         lines = [f"DataLoader timed out after {timeout:g} seconds: batch {batch} did not come."]
         lines += [f"  worker {w} (pid {pid}) is {s or 'between samples'}" for w, pid, s in busy]
         lines.append("Raise timeout=, or look at why these samples take so long.")
+        super().__init__("\n".join(lines))
+
+
+class TooManyErrorsError(PenstockError, RuntimeError):
+    """More samples were bad than ``max_errors`` allows.
+
+    Attributes:
+        count: how many.
+    """
+
+    def __init__(self, count: int, samples: int, limit: float, kinds: Sequence[str], last: str) -> None:
+        self.count = count
+        lines = [f"{count} of {samples} samples were bad, more than max_errors={limit:g} allows:"]
+        lines += [f"  {kind}" for kind in kinds[:10]]
+        lines.append(f"The last one was {last}. All are in loader.errors.")
         super().__init__("\n".join(lines))
 
 

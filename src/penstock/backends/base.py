@@ -29,6 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from penstock.bad import BadSample
 from penstock.errors import ClosedError
 from penstock.fetch import Outcome, Timing
 from penstock.plan import Course, Task
@@ -55,6 +56,7 @@ class Done:
     generation: int
     outcome: Outcome
     timing: Timing
+    bad: tuple[BadSample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

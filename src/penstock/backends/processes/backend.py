@@ -206,6 +206,7 @@ class ProcessesBackend(Backend):
             task.batch_size,
             task.rows,
             task.worker,
+            task.bad,
             slot,
         )
         if task.worker is not None:

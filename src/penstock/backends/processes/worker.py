@@ -26,6 +26,7 @@ from penstock.arena import Memory, Notes
 from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Begin, Result, Run
 from penstock.backends.processes.wire import Channel
+from penstock.bad import BadSample
 from penstock.collate import Spec
 from penstock.fetch import Abandoned, Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
 from penstock.plan import Course, Task
@@ -143,6 +144,7 @@ class _Loop:
             outcome, timing = self._fetcher.run(task, run.slot)
         self._notes.clear()
         kind, detail = self._describe(outcome)
+        bad = self._fetcher.bad if self._fetcher is not None else ()
         self._channel.send(
             Result(
                 task.batch,
@@ -153,6 +155,7 @@ class _Loop:
                 timing.collate_s,
                 kind,
                 detail,
+                tuple(tuple(getattr(each, name) for name in BadSample.__slots__) for each in bad),
             )
         )
 
@@ -172,5 +175,5 @@ class _Loop:
         if isinstance(outcome, Rows):
             spec = None if outcome.spec is self._sent_spec else self._spec
             self._sent_spec = outcome.spec
-            return kind, (spec, outcome.rows)
+            return kind, (spec, outcome.rows, outcome.left_out)
         return kind, tuple(getattr(outcome, f.name) for f in dataclasses.fields(outcome))
