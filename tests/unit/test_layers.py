@@ -30,6 +30,7 @@ LAYERS: dict[str, int] = {
     "fetch": 2,
     "backends": 3,
     "engine": 4,
+    "watch": 4,
     "loader": 5,
     "demo": 6,
     "profile": 6,
@@ -40,7 +41,7 @@ LAYERS: dict[str, int] = {
     "integrations": 7,
 }
 """By room: the first part of a module's name after ``penstock``."""
-SAME_LAYER = {("collate", "arena")}
+SAME_LAYER = {("collate", "arena"), ("engine", "watch"), ("bad", "policy")}
 """The one order allowed inside a layer; but for the inside of a room, and the backends' base."""
 PUBLIC = {"penstock", "penstock.fetch"}
 """All that the rooms of layer 6 see of the layers below."""

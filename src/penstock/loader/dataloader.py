@@ -76,8 +76,12 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         errors_file: str | os.PathLike[str] | None = None,
         none_is_error: bool | None = None,
         max_retries: int = 3,
+        sample_timeout: float | None = None,
     ) -> None:
-        self.policy = Policy(on_error, max_errors, none_is_error, max_retries)
+        self.policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
+        if sample_timeout is not None and num_workers == 0:
+            raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
+        self.sample_timeout = sample_timeout
         self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
         self.none_is_error, self.max_retries = none_is_error, max_retries
         self._book = ErrorBook(max_errors, errors_file)
