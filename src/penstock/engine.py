@@ -306,10 +306,8 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()
-            look = self._watch.next_look()
-            for event in self._backend.wait(
-                look if left is None else left if look is None else min(left, look)
-            ):
+            limits = [limit for limit in (left, self._watch.next_look()) if limit is not None]
+            for event in self._backend.wait(min(limits, default=None)):
                 self._on_event(event)
             self._watch.end_late(self._name)
         return batch

@@ -132,7 +132,7 @@ def test_the_rule_itself(name: str, other: str, allowed: bool) -> None:
 
 
 def test_imports_are_found() -> None:
-    assert "penstock.plan" in set(imports("penstock.fetch"))
+    assert "penstock.plan" in set(imports("penstock.fetch.fetcher"))
     assert "penstock.backends.processes.failures" in set(imports("penstock.backends.processes.template"))
     assert "penstock.loader" in set(imports("penstock"))
 
