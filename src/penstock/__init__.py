@@ -4,6 +4,7 @@ The exceptions are in `penstock.errors`.
 """
 
 from penstock._version import __version__
+from penstock.bad import BadSample
 from penstock.errors import (
     BatchNotSendableError,
     BatchTimeoutError,
@@ -11,6 +12,8 @@ from penstock.errors import (
     ClosedError,
     DatasetNotSendableError,
     PenstockError,
+    SampleTimeoutError,
+    TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
 )
@@ -18,6 +21,7 @@ from penstock.loader import DataLoader
 from penstock.stats import Stats, WorkerStats
 
 __all__ = [
+    "BadSample",
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
@@ -25,7 +29,9 @@ __all__ = [
     "DataLoader",
     "DatasetNotSendableError",
     "PenstockError",
+    "SampleTimeoutError",
     "Stats",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStats",
