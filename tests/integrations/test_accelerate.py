@@ -98,7 +98,7 @@ def test_shards(workers: dict[str, Any], split_batches: bool, even_batches: bool
     beside_torch(recipe)
 
 
-@pytest.mark.parametrize("workers", WORKERS, ids=str)
+@pytest.mark.parametrize("workers", WORKERS[::2], ids=str)
 @pytest.mark.parametrize("split_batches", [False, True])
 def test_dispatched_batches(workers: dict[str, Any], split_batches: bool, use: Any) -> None:
     def recipe(loader: Loader) -> Any:
@@ -112,7 +112,7 @@ def test_dispatched_batches(workers: dict[str, Any], split_batches: bool, use: A
     beside_torch(recipe)
 
 
-@pytest.mark.parametrize("workers", WORKERS, ids=str)
+@pytest.mark.parametrize("workers", WORKERS[:2], ids=str)
 @pytest.mark.parametrize("dispatch", [False, True])
 def test_skipping_the_first_batches(workers: dict[str, Any], dispatch: bool, use: Any) -> None:
     def recipe(loader: Loader) -> Any:
@@ -142,7 +142,7 @@ class Count(IterableDataset[torch.Tensor]):
         return self.size
 
 
-@pytest.mark.parametrize("workers", WORKERS, ids=str)
+@pytest.mark.parametrize("workers", WORKERS[::2], ids=str)
 @pytest.mark.parametrize("dispatch", [None, False])
 def test_iterable_dataset(workers: dict[str, Any], dispatch: bool | None, use: Any) -> None:
     def recipe(loader: Loader) -> Any:

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer over a datasets.Dataset: our loader handed in, and in Accelerate's place for it."""
+"""Hugging Face: datasets, and the Trainer over them, with our loader handed in or in Accelerate's place for it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_our_loader_handed_in(workers: dict[str, Any], tmp_path: Path) -> None:
     assert len(losses) == 12, "ten steps and two evaluations"
 
 
-@pytest.mark.parametrize("workers", WORKERS, ids=str)
+@pytest.mark.parametrize("workers", WORKERS[::2], ids=str)
 @pytest.mark.parametrize("kind", ["lists", "tensors", "stream"])
 def test_our_loader_in_accelerates_place_for_it(
     kind: str, workers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,3 +162,39 @@ def test_resume_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.Mo
     assert [batch["input_ids"].tolist() for batch in rest] == [
         batch["input_ids"].tolist() for batch in whole[7:]
     ]
+
+
+def test_a_stream_in_a_new_order_every_epoch() -> None:
+    """All workers shuffle the shards alike, by a generator in the dataset; the epoch is in shared memory."""
+
+    def recipe(loader: Loader) -> Any:
+        numbers = datasets.Dataset.from_dict({"number": list(range(24))})
+        stream = numbers.to_iterable_dataset(num_shards=8).shuffle(seed=1, buffer_size=4)
+        made = loader(stream, batch_size=6, num_workers=2, persistent_workers=True)
+        epochs = []
+        for epoch in range(3):
+            stream.set_epoch(epoch)
+            epochs.append([number for batch in made for number in batch["number"].tolist()])
+        return epochs
+
+    epochs = beside_torch(recipe)
+    assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 3
+    assert len(set(map(tuple, epochs))) == 3
+
+
+@pytest.mark.parametrize("workers", WORKERS[:2], ids=str)
+def test_formats_of_datasets(workers: dict[str, Any]) -> None:
+    """Rows come several at a time, from `__getitems__`."""
+
+    def recipe(loader: Loader) -> Any:
+        rows = datasets.Dataset.from_dict(
+            {
+                "number": list(range(20)),
+                "text": [f"row {i}" for i in range(20)],
+                "matrix": [[[float(i), 1.0], [2.0, 3.0]] for i in range(20)],
+            }
+        )
+        formats = [rows, rows.with_format("torch"), rows.with_format("numpy").select(range(3, 17))]
+        return [list(loader(each, batch_size=6, shuffle=True, **workers)) for each in formats]
+
+    beside_torch(recipe)
