@@ -21,12 +21,13 @@ from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
 from penstock.errors import ClosedError
 from penstock.fetch import Recipe
+from penstock.original import TorchDataLoader
 from penstock.stats import Recorder, Stats
 
 T = TypeVar("T")
 
 
-class DataLoader(torch.utils.data.DataLoader[T]):
+class DataLoader(TorchDataLoader[T]):
     """A drop-in for ``torch.utils.data.DataLoader``: the same arguments, batches and order.
 
     What differs is how it works: workers that write samples straight into shared memory, several of
