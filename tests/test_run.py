@@ -432,8 +432,9 @@ class TestReplacing:
         "first",
         [
             "import penstock; penstock.DataLoader",
-            "import penstock.backends.processes",
-            "import penstock.tree",
+            "import penstock.tree, penstock.arena",
+            "import penstock.backends.processes, json.tool",
+            "import penstock.backends.processes, penstock.engine, json.tool",
         ],
     )
     def test_whichever_is_imported_first(self, script: Path, first: str) -> None:
@@ -442,14 +443,29 @@ class TestReplacing:
             script,
             f"""
             {first}
-            import json.tool
             from torch.utils.data import DataLoader
-            import penstock, penstock.arena
+            import penstock, penstock.engine, penstock.arena
             assert DataLoader is penstock.DataLoader
+            assert penstock.loader.Engine is penstock.engine.Engine
             assert penstock.loader.Arena is penstock.arena.Arena
             """,
         )
         assert penstock_run((script.name,), script.parent).program == (0, "", "")
+
+    def test_names_that_were_imported_before(self, script: Path) -> None:
+        """By a package's start-up file, say, which Python reads before ours."""
+        write(
+            script,
+            """
+            import sys
+            from torch.utils.data import DataLoader as Early
+            from penstock.integrations.replace import replace_when_imported
+            replace_when_imported(lambda: print("done"))
+            import penstock, torch.utils.data, types
+            assert Early is torch.utils.data.DataLoader is penstock.DataLoader
+            """,
+        )
+        assert execute((sys.executable, script.name), script.parent).program == (0, "done\n", "")
 
     def test_an_import_of_torch_that_fails(self, script: Path) -> None:
         """Its traceback is Python's, though we stood by."""

@@ -30,8 +30,10 @@ def replace() -> None:
 
 
 def replace_when_imported(done: Callable[[], None]) -> None:
-    """`replace` as soon as torch is imported; then call `done`."""
-    sys.meta_path.insert(0, _Watch(done))
+    """`replace` as soon as torch is imported, or now if it is; then call `done`."""
+    watch = _Watch(done)
+    sys.meta_path.insert(0, watch)
+    watch.look()
 
 
 class _Watch(MetaPathFinder):
@@ -42,16 +44,17 @@ class _Watch(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         if not name.startswith("penstock."):
-            self._try()
+            self.look()
         if self._done is None or name not in (*_TORCHS, _OURS):
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in others if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            _call_after_load(spec.loader, lambda: self._try(name))
+            _call_after_load(spec.loader, lambda: self.look(name))
         return spec
 
-    def _try(self, loaded: str = "") -> None:
+    def look(self, loaded: str = "") -> None:
+        """Replace if that can be done by now; the module `loaded` just was."""
         if self._done is not None and _can_replace(loaded):
             done, self._done = self._done, None
             replace()
@@ -59,7 +62,7 @@ class _Watch(MetaPathFinder):
 
 
 def _can_replace(loaded: str) -> bool:
-    """Whether torch is there and our loader is there or can be imported; the module `loaded` just was.
+    """Whether torch is there, and our loader is there or can be imported.
 
     It can't be imported while some other module of ours, which it needs, is waiting for torch itself.
     """
