@@ -14,16 +14,19 @@ from penstock.errors import (
     ClosedError,
     DatasetNotSendableError,
     PenstockError,
+    TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
 )
 from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
+    from penstock.bad import BadSample
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
 
 __all__ = [
+    "BadSample",
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
@@ -32,6 +35,7 @@ __all__ = [
     "DatasetNotSendableError",
     "PenstockError",
     "Stats",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStats",
@@ -39,7 +43,11 @@ __all__ = [
     "upgrade",
 ]
 
-_NEED_TORCH = {"DataLoader": "penstock.loader", "upgrade": "penstock.integrations.upgrade"}
+_NEED_TORCH = {
+    "BadSample": "penstock.bad",
+    "DataLoader": "penstock.loader",
+    "upgrade": "penstock.integrations.upgrade",
+}
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""
 
 

@@ -12,7 +12,11 @@ when the last tensor of it dies.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import signal
 import time
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -21,14 +25,16 @@ import numpy as np
 
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
-from penstock.collate import batch_of_rows, unpack
-from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
-from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
-from penstock.plan import Task, Window, parts_for, split, window
+from penstock.bad import BadSample, ErrorBook, describe
+from penstock.collate import batch_of_rows, batch_of_some_rows, unpack
+from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
+from penstock.fetch import Block, Direct, Exhausted, Failed, LeftOut, NotRegular, Outcome, Rows
+from penstock.machine import memory_kills
+from penstock.plan import Course, Task, Window, parts_for, split, window
+from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
 
-NOBODY = 0
-"""The generation that no task has; epochs count from 1."""
+_log = logging.getLogger("penstock")
 
 
 @dataclass(slots=True)
@@ -39,18 +45,34 @@ class _Batch:
     indices: tuple[Any, ...]
     slot: int
     rows: bool
+    worker: int | None
+    iterable: bool
     left: int = 0
+    samples: int = 0
+    bad: list[BadSample] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         return self.left == 0
 
+    def sample(self, position: int) -> SampleInHand:
+        if self.iterable:
+            return SampleInHand(self.number, position, self.worker)
+        return SampleInHand(self.number, self.indices[position])
+
     def failure(self) -> Failed | None:
         """Of several, the one of the first sample, whichever came first."""
         failed = [o for o in self.outcomes if isinstance(o, Failed)]
         last = len(self.indices)
         return min(failed, key=lambda f: last if f.position is None else f.position, default=None)
+
+    def left_out(self) -> bool:
+        """Whether all its samples were bad."""
+        return bool(self.outcomes) and all(isinstance(o, LeftOut) for o in self.outcomes)
+
+    def rows_left_out(self) -> set[int]:
+        return {row for o in self.outcomes if isinstance(o, Rows | LeftOut) for row in o.left_out}
 
     def irregular(self) -> bool:
         """Whether its parts don't make one batch of rows."""
@@ -69,20 +91,28 @@ class Epoch:
         ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
-        base_seed: the seed that every sample's seed follows from.
-        generation: tells this epoch's tasks from those of earlier ones on the same backend.
+        course: what its tasks have in common.
+        by_turns: the workers make one batch each, by turns, as it matters which worker makes it.
+        iterable: that is since each has an iterator, which ends by itself.
         timeout: seconds to wait for a batch; 0 for ever.
         in_order: hand batches over in their order, or as they are done.
+        policy: what is done about faults.
+        book: what is told of bad samples.
+        dataset: to tell the path of a bad sample.
     """
 
     batches: Iterator[Sequence[Any]]
     ahead: int
     rows: bool
     splittable: bool
-    base_seed: int
-    generation: int
+    course: Course
+    by_turns: bool
+    iterable: bool
     timeout: float
     in_order: bool
+    policy: Policy
+    book: ErrorBook
+    dataset: Any
 
 
 class Engine:
@@ -92,12 +122,16 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
+        self._deaths = Deaths(epoch.policy)
+        self._memory_kills = memory_kills()
+        self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
+        self._turns = deque(range(backend.workers if epoch.by_turns else 0))
         self._numbers = 0
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
-        backend.begin(epoch.generation)
+        backend.begin(epoch.course)
         self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
@@ -105,19 +139,34 @@ class Engine:
 
     def __next__(self) -> Any:
         since = self._recorder.clock()
-        if not self._making:
-            self._fill(1)
-        if not self._making:
-            self._raise_end()
         batch = self._next_complete()
+        while batch.left_out():
+            self._discard(batch)
+            batch = self._next_complete()
         del self._making[batch.number]
+        self._tell(batch)
         result, nbytes, copied = self._assemble(batch)
-        self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
+        self._recorder.batch_out(batch.samples, since, nbytes, copied)
         wanted = self._window()
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
             self._backend.flush()
         return result
+
+    def _discard(self, batch: _Batch) -> None:
+        """A batch without a single good sample is left out."""
+        del self._making[batch.number]
+        self._recorder.batch_left_out()
+        self._tell(batch)
+        self._arena.release(batch.slot)
+        self._fill(self._window().high)
+
+    def _tell(self, batch: _Batch) -> None:
+        try:
+            self._epoch.book.add(sorted(batch.bad, key=lambda bad: bad.position), batch.samples)
+        except BaseException:
+            self._arena.release(batch.slot)
+            raise
 
     def abandon(self) -> bool:
         """Give up what is in the making, and wait until no worker is at it; it keeps the backend.
@@ -125,7 +174,7 @@ class Engine:
         Returns False if that took longer than the epoch's timeout: then the backend has to be closed.
         """
         self._exhausted = True
-        self._backend.begin(NOBODY)
+        self._backend.drop()
         deadline = self._deadline()
         while any(batch.left for batch in self._making.values()):
             left = None if deadline is None else deadline - time.monotonic()
@@ -174,7 +223,9 @@ class Engine:
             if indices is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(self._numbers, indices, slot, self._rows)
+            batch = _Batch(
+                self._numbers, indices, slot, self._rows, self._next_worker(), self._epoch.iterable
+            )
             self._numbers += 1
             self._making[batch.number] = batch
             self._submit(batch)
@@ -190,6 +241,22 @@ class Engine:
         self._exhausted = True
         return None
 
+    def _next_worker(self) -> int | None:
+        """By turns, in a fixed order; so the order of batches doesn't depend on who is done when."""
+        if not self._turns:
+            return None
+        self._turns.rotate(-1)
+        return self._turns[-1]
+
+    def _on_exhausted(self, batch: _Batch) -> None:
+        """A worker's iterator has ended: the other workers go on."""
+        if batch.worker is not None and batch.worker in self._turns:
+            self._turns.remove(batch.worker)
+        self._exhausted |= not self._turns
+        del self._making[batch.number]
+        self._arena.release(batch.slot)
+        self._fill(self._window().high)
+
     def _submit(self, batch: _Batch) -> None:
         size = len(batch.indices)
         split_it = batch.rows and self._epoch.splittable
@@ -199,13 +266,13 @@ class Engine:
         batch.left = len(places)
         for place in places:
             task = Task(
-                self._epoch.generation,
+                self._epoch.course.generation,
                 batch.number,
                 place.start,
                 batch.indices[place.start : place.stop],
                 size,
                 batch.rows,
-                self._epoch.base_seed,
+                batch.worker,
             )
             try:
                 self._backend.submit(task, batch.slot)
@@ -217,6 +284,8 @@ class Engine:
         """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
         self._rows = batch.rows = False
         batch.outcomes.clear()
+        batch.samples = 0
+        batch.bad.clear()
         self._submit(batch)
 
     def _raise_end(self) -> NoReturn:
@@ -228,6 +297,10 @@ class Engine:
     def _next_complete(self) -> _Batch:
         deadline = self._deadline()
         while (batch := self._first_complete()) is None:
+            if not self._making:
+                self._fill(1)
+            if not self._making:
+                self._raise_end()
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()
@@ -248,24 +321,70 @@ class Engine:
 
     def _on_event(self, event: Done | Died) -> None:
         if isinstance(event, Died):
-            raise self._death(event)
-        self._recorder.task_done(event.worker, event.samples, event.timing.fetch_s, event.timing.collate_s)
+            self._on_death(event)
+            return
+        timing = event.timing
+        self._taken[event.worker] += timing.samples
+        self._deaths.forget(event.worker)
+        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1
+        batch.samples += timing.samples - len(event.bad)
+        batch.bad += event.bad
+        if isinstance(event.outcome, Exhausted):
+            self._on_exhausted(batch)
+            return
         if batch.complete and batch.failure() is None and batch.irregular():
-            self._submit_collated(batch)
+            if not batch.iterable:
+                self._submit_collated(batch)
+            else:  # its samples are gone
+                error = BatchNotSendableError("of an iterable dataset", "its class can't be imported here")
+                batch.outcomes = [Failed(error, None, "")]
+
+    def _on_death(self, event: Died) -> None:
+        """Have another take its place, and the lost tasks run again: they give the same batches.
+
+        A sample that keeps killing its worker has failed like one that raises; workers that die without
+        being on a sample, and a template, end the epoch.
+        """
+        error = self._death(event)
+        sample = event.sample
+        culprit = (event.worker, sample) if self._epoch.iterable else sample
+        hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
+            raise error
+        _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
+        self._recorder.worker_replaced()
+        skip = self._taken[event.worker] if self._epoch.iterable else 0
+        self._backend.replace(event.worker, dataclasses.replace(self._epoch.course, skip=skip))
+        for task in event.lost:
+            batch = self._making[task.batch]
+            killer = hopeless and sample is not None and task.holds(*sample)
+            if killer and not self._epoch.policy.tolerant:
+                batch.outcomes.append(Failed(error, sample[1] if sample else None, ""))
+                batch.left -= 1
+                continue
+            if killer and sample is not None:
+                index = batch.indices[sample[1]]
+                bad = describe(error, self._epoch.dataset, *sample, index, self._epoch.course.epoch)
+                batch.bad.append(dataclasses.replace(bad, worker=event.worker))
+                task = dataclasses.replace(task, bad=(*task.bad, sample[1]))
+            self._backend.submit(task, batch.slot)
 
     def _death(self, event: Died) -> WorkerDiedError:
+        kills, self._memory_kills = self._memory_kills, memory_kills()
+        told = kills is not None and self._memory_kills is not None and event.exitcode == -signal.SIGKILL
+        for_memory = self._memory_kills != kills if told else None
         sample = self._name(event.sample)
-        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample)
+        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample, for_memory)
 
     def _name(self, place: tuple[int, int] | None) -> SampleInHand | None:
         """The sample at (batch, position), with its index."""
         if place is None or place[0] not in self._making:
             return None
         number, position = place
-        return SampleInHand(number, self._making[number].indices[position])
+        return self._making[number].sample(position)
 
     def _raise_timeout(self) -> None:
         busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
@@ -276,7 +395,7 @@ class Engine:
     def _assemble(self, batch: _Batch) -> tuple[Any, int, bool]:
         """(the batch, its bytes in shared memory, whether it was copied out of there)."""
         failed = batch.failure()
-        outcome = failed or batch.outcomes[0]
+        outcome = failed or next(o for o in batch.outcomes if not isinstance(o, LeftOut))
         if isinstance(outcome, Failed):
             self._arena.release(batch.slot)
             raise self._on_purpose(self._described(batch, outcome))
@@ -285,11 +404,21 @@ class Engine:
             return outcome.batch, 0, False
         if isinstance(outcome, Rows):
             nbytes = outcome.spec.layout(outcome.rows)[1]
+            if left_out := batch.rows_left_out():
+                return self._compacted(batch.slot, outcome, left_out), nbytes, True
             block, copied = self._take(batch.slot, nbytes)
             return batch_of_rows(block, outcome.spec, outcome.rows), nbytes, copied
         assert isinstance(outcome, Block)
         block, copied = self._take(batch.slot, outcome.nbytes)
         return unpack(block, outcome.start), outcome.nbytes, copied
+
+    def _compacted(self, slot: int, rows: Rows, left_out: set[int]) -> Any:
+        """Without the rows of bad samples."""
+        kept = [row for row in range(rows.rows) if row not in left_out]
+        block = self._arena.memory.slot(slot, rows.spec.layout(rows.rows)[1])
+        result = batch_of_some_rows(block, rows.spec, rows.rows, kept)
+        self._arena.release(slot)
+        return result
 
     def _take(self, slot: int, nbytes: int) -> tuple[Any, bool]:
         """The bytes of a batch: in its slot, as long as enough slots remain for those to come."""
@@ -304,8 +433,7 @@ class Engine:
         if failed.position is None:
             annotate(failed.error, f"in making batch {batch.number}")
         else:
-            sample = SampleInHand(batch.number, batch.indices[failed.position])
-            annotate(failed.error, str(sample))
+            annotate(failed.error, str(batch.sample(failed.position)))
         if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
             stopped = RuntimeError("collate_fn raised StopIteration")
             stopped.__cause__ = failed.error

@@ -61,6 +61,10 @@ class Stats:
     """Slots of shared memory made so far."""
     slots_in_use: int = 0
     """Slots that a batch in the making or a batch of the user's holds."""
+    workers_replaced: int = 0
+    """Workers that died, and whose place another took."""
+    batches_left_out: int = 0
+    """Batches of which every sample was bad."""
     workers: Mapping[int, WorkerStats] = field(default_factory=lambda: MappingProxyType({}))
     """By the worker's number; 0 is the calling process when ``num_workers=0``."""
 
@@ -72,7 +76,7 @@ class Recorder:
         self.clock = clock
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
-        self._fetched = 0
+        self._fetched = self._replaced = self._left_out = 0
         self._wait = self._work_s = 0.0
         self._first: float | None = None
         self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
@@ -81,6 +85,12 @@ class Recorder:
         self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
         self._fetched += samples
         self._work_s += fetch_s + collate_s
+
+    def batch_left_out(self) -> None:
+        self._left_out += 1
+
+    def worker_replaced(self) -> None:
+        self._replaced += 1
 
     def batch_out(self, samples: int, waited_since: float, nbytes: int, copied: bool) -> None:
         """Count one batch handed over now, to a caller that has waited since `waited_since`."""
@@ -115,5 +125,7 @@ class Recorder:
             self._copied,
             slots,
             slots_in_use,
+            self._replaced,
+            self._left_out,
             MappingProxyType(dict(sorted(self._workers.items()))),
         )

@@ -25,6 +25,8 @@ LAYERS: dict[str, int] = {
     "plan": 1,
     "arena": 1,
     "collate": 1,
+    "bad": 1,
+    "policy": 1,
     "seeding": 1,
     "fetch": 2,
     "backends": 3,
