@@ -609,7 +609,8 @@ class TestProcesses:
     def test_under_torchrun(self, script: Path) -> None:
         more = """
     import os
-    print("rank", os.environ["RANK"], sys.argv[1:], DataLoader.__module__[:8], load(num_workers=1), flush=True)
+    ours = DataLoader.__module__.startswith("penstock.")
+    print(os.environ["RANK"], sys.argv[1:], ours, load(num_workers=1), flush=True)
 """
         write(script, WAITING + more)
         torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -622,9 +623,7 @@ class TestProcesses:
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
-        assert sorted(ran.stdout.splitlines()) == [
-            f"rank {rank} ['--lr', '1'] penstock 2" for rank in (0, 1)
-        ]
+        assert sorted(ran.stdout.splitlines()) == [f"{rank} ['--lr', '1'] True 2" for rank in (0, 1)]
         assert len(LINE.findall(ran.stderr)) == 2
 
 

@@ -33,6 +33,7 @@ from penstock.machine import memory_kills
 from penstock.plan import Course, Task, Window, parts_for, split, window
 from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
+from penstock.watch import Watch
 
 _log = logging.getLogger("penstock")
 
@@ -122,6 +123,7 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
+        self._watch = Watch(backend, epoch.policy.sample_timeout)
         self._deaths = Deaths(epoch.policy)
         self._memory_kills = memory_kills()
         self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
@@ -304,8 +306,10 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()
-            for event in self._backend.wait(left):
+            limits = [limit for limit in (left, self._watch.next_look()) if limit is not None]
+            for event in self._backend.wait(min(limits, default=None)):
                 self._on_event(event)
+            self._watch.end_late(self._name)
         return batch
 
     def _deadline(self) -> float | None:
@@ -348,10 +352,11 @@ class Engine:
         A sample that keeps killing its worker has failed like one that raises; workers that die without
         being on a sample, and a template, end the epoch.
         """
-        error = self._death(event)
+        late = self._watch.cause_of(event.pid)
+        error = late or self._death(event)
         sample = event.sample
         culprit = (event.worker, sample) if self._epoch.iterable else sample
-        hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        hopeless = late is not None or self._deaths.add(event.worker if sample is None else culprit)
         if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
             raise error
         _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
@@ -387,8 +392,12 @@ class Engine:
         return self._making[number].sample(position)
 
     def _raise_timeout(self) -> None:
-        busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
-        raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy))
+        workers = self._backend.busy()
+        busy = [(b.worker, b.pid, self._name(b.sample)) for b in workers]
+        stacks = [
+            f"worker {b.worker}: {self._backend.stack(b.worker)}" for b in workers if b.pid and b.sample
+        ]
+        raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy, stacks))
 
     # -- handing over ----------------------------------------------------------------------------
 

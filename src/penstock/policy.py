@@ -18,6 +18,7 @@ class Policy:
         max_errors: how many bad samples end the run: a number, or a share of all (a float below 1).
         none_is_error: whether a sample that is None is bad; left out, for "skip" and "replace" alone.
         max_retries: how many workers one sample may kill before it counts as bad.
+        sample_timeout: how many seconds a sample may take in a worker before it counts as bad.
 
     Raises:
         ValueError: if one of them isn't such a value.
@@ -27,6 +28,7 @@ class Policy:
     max_errors: float | None = None
     none_is_error: bool | None = None
     max_retries: int = 3
+    sample_timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
@@ -35,6 +37,8 @@ class Policy:
             raise ValueError(f"max_errors should be a number or a share, but got {self.max_errors!r}")
         if self.max_retries < 1:
             raise ValueError(f"max_retries should be 1 or more, but got {self.max_retries}")
+        if self.sample_timeout is not None and self.sample_timeout <= 0:
+            raise ValueError(f"sample_timeout should be more than 0 seconds, but got {self.sample_timeout}")
 
     @property
     def tolerant(self) -> bool:

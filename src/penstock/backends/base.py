@@ -36,6 +36,8 @@ from penstock.plan import Course, Task
 
 GRACE_S = 1.0
 """How long a worker may take to end the sample in hand, and then to answer SIGTERM; in seconds."""
+STACK_S = 0.5
+"""How long a worker may take to say where it is; in seconds."""
 KILL_S = 5.0
 """How long the kernel may take to end a process after SIGKILL; in seconds."""
 
@@ -83,6 +85,8 @@ class Busy:
     worker: int
     pid: int
     sample: tuple[int, int] | None
+    since: float = 0.0
+    """When it began that, by ``time.monotonic``."""
 
 
 Event = Done | Died
@@ -156,6 +160,14 @@ class Backend(ABC):
     @abstractmethod
     def busy(self) -> list[Busy]:
         """The workers that have tasks now."""
+
+    @abstractmethod
+    def stack(self, worker: int) -> str | None:
+        """Where a worker is in its Python code, if it answers; waits for that, `STACK_S` at most."""
+
+    @abstractmethod
+    def kill(self, worker: int) -> None:
+        """End a worker at once; its `Died` follows."""
 
     @abstractmethod
     def close(self) -> None:

@@ -51,6 +51,12 @@ class InlineBackend(Backend):
     def busy(self) -> list[Busy]:
         return []
 
+    def stack(self, worker: int) -> str | None:
+        raise NotImplementedError("who asks is the one at work")
+
+    def kill(self, worker: int) -> None:
+        raise NotImplementedError("nobody dies here")
+
     def close(self) -> None:
         self._state = State.CLOSED
         self._tasks.clear()

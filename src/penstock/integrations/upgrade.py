@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import cache
 from typing import Any, TypeVar
 
@@ -10,14 +9,6 @@ from penstock.loader import DataLoader
 from penstock.original import TorchDataLoader
 
 T = TypeVar("T")
-
-_ARGUMENTS = inspect.signature(DataLoader).parameters
-_DEFAULTS = {
-    name: _ARGUMENTS[name].default
-    for name in inspect.signature(DataLoader._set_own).parameters
-    if name != "self"
-}
-"""Of the arguments that are Penstock's own."""
 
 
 def upgrade(loader: TorchDataLoader[T]) -> DataLoader[T]:
@@ -44,7 +35,7 @@ def upgrade(loader: TorchDataLoader[T]) -> DataLoader[T]:
 def _with_state(cls: type, state: dict[str, Any]) -> DataLoader[Any]:
     """Made from attributes, not by ``__init__``: they may have been changed since, and subclasses differ."""
     made: DataLoader[Any] = object.__new__(_ours(cls))
-    made._set_own(**_DEFAULTS)
+    vars(made).update(vars(DataLoader(())))  # what Penstock's has beyond torch's
     vars(made).update(state)
     return made
 

@@ -75,8 +75,15 @@ class DataLoader(TorchDataLoader[T]):
         errors_file: str | os.PathLike[str] | None = None,
         none_is_error: bool | None = None,
         max_retries: int = 3,
+        sample_timeout: float | None = None,
     ) -> None:
-        self._set_own(seed, seeding, on_error, max_errors, errors_file, none_is_error, max_retries)
+        self.policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
+        if sample_timeout is not None and num_workers == 0:
+            raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
+        self.sample_timeout = sample_timeout
+        self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
+        self.none_is_error, self.max_retries = none_is_error, max_retries
+        self._book = ErrorBook(max_errors, errors_file)
         self.in_order, self.pin_memory_device = in_order, pin_memory_device
         since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
         super().__init__(
@@ -98,25 +105,9 @@ class DataLoader(TorchDataLoader[T]):
             pin_memory_device=pin_memory_device,
             **since_torch_2_6,
         )
-
-    def _set_own(
-        self,
-        seed: int | None,
-        seeding: str,
-        on_error: str,
-        max_errors: float | None,
-        errors_file: str | os.PathLike[str] | None,
-        none_is_error: bool | None,
-        max_retries: int,
-    ) -> None:
-        """Set what Penstock has beyond torch's arguments."""
         if seeding not in SEEDINGS:
             raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
         self.seed, self.seeding = seed, seeding
-        self.policy = Policy(on_error, max_errors, none_is_error, max_retries)
-        self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
-        self.none_is_error, self.max_retries = none_is_error, max_retries
-        self._book = ErrorBook(max_errors, errors_file)
 
     def __iter__(self) -> Any:
         if self._closed:

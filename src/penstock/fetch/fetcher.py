@@ -9,11 +9,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 
 from penstock.arena import Memory
 from penstock.bad import BadSample, NoneSampleError, describe
@@ -24,13 +22,24 @@ from penstock.collate import (
     Scratch,
     Spec,
     group_of,
-    is_default_collate,
     spec_of,
     stack_into,
     tensors_of,
 )
+from penstock.fetch.outcomes import (
+    Block,
+    Direct,
+    Dropped,
+    Exhausted,
+    Failed,
+    LeftOut,
+    NotRegular,
+    Outcome,
+    Rows,
+    Timing,
+)
+from penstock.fetch.recipe import Recipe, batched_getter
 from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
-from penstock.policy import Policy
 from penstock.seeding import SampleSeeder, Seed
 
 _BAD: Any = object()
@@ -41,123 +50,6 @@ MAX_IN_A_ROW = 1000
 
 class Abandoned(Exception):
     """Raised by `before_sample`: nobody wants this task any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The task's samples stand in their rows of the slot, laid out as `spec` says."""
-
-    spec: Spec
-    rows: int
-    """Of the whole batch."""
-    left_out: tuple[int, ...] = ()
-    """The rows of bad samples, which hold nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The whole batch stands in the slot as `collate.BlockWriter` writes it."""
-
-    start: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Direct:
-    """The whole batch as an object; only where the caller is in the same process."""
-
-    batch: Any
-
-
-@dataclass(frozen=True, slots=True)
-class NotRegular:
-    """The samples can't be placed as rows; the batch has to be collated as a whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """The iterable dataset of this process has no further batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """All samples of the task were bad."""
-
-    left_out: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """The task was abandoned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """User code raised.
-
-    Attributes:
-        error: the exception, with its traceback where it was raised in this process.
-        position: of the sample in the batch, or None in collating.
-        text: the formatted traceback.
-    """
-
-    error: BaseException
-    position: int | None
-    text: str
-
-
-Outcome = Rows | Block | Direct | NotRegular | Exhausted | LeftOut | Dropped | Failed
-
-
-@dataclass(slots=True)
-class Timing:
-    """How many samples one task made, and the seconds it took."""
-
-    fetch_s: float = 0.0
-    collate_s: float = 0.0
-    samples: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a loader makes batches; what a worker gets of it."""
-
-    dataset: Any
-    collate_fn: Callable[[Any], Any]
-    batched: bool
-    """False for ``batch_size=None``: a task is then one sample, given to `collate_fn` as it is."""
-    iterable: bool = False
-    """Samples come from ``iter(dataset)`` instead of ``dataset[i]``."""
-    drop_last: bool = False
-    """Of an iterable dataset, leave out a last batch that is short."""
-    seeds_samples: bool = True
-    """Every sample gets random state of its own; otherwise that is left to the dataset."""
-    policy: Policy = field(default_factory=Policy)
-
-    @property
-    def rows(self) -> bool:
-        """Whether samples may be placed as rows; if they turn out not to fit, they are made again."""
-        return self.batched and (self.seeds_samples or self.iterable) and is_default_collate(self.collate_fn)
-
-    @property
-    def by_turns(self) -> bool:
-        """Whether it matters which worker makes a batch: each has its iterator, or its random state."""
-        return self.iterable or not self.seeds_samples
-
-    @property
-    def splittable(self) -> bool:
-        """Whether several tasks may make one batch."""
-        return self.rows and not self.by_turns and batched_getter(self.dataset) is None
-
-
-def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
-    """The dataset's ``__getitems__``, where it is more than a loop over ``dataset[i]``.
-
-    ``Subset`` has one in any case; it counts only if the dataset beneath has one.
-    """
-    if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
-        return dataset.__getitems__ if batched_getter(dataset.dataset) else None
-    return getattr(dataset, "__getitems__", None) or None
 
 
 class Fetcher:
