@@ -35,7 +35,8 @@ def upgrade(loader: TorchDataLoader[T]) -> DataLoader[T]:
 def _with_state(cls: type, state: dict[str, Any]) -> DataLoader[Any]:
     """Made from attributes, not by ``__init__``: they may have been changed since, and subclasses differ."""
     made: DataLoader[Any] = object.__new__(_ours(cls))
-    vars(made).update(vars(DataLoader(())))  # what Penstock's has beyond torch's
+    no_data: Any = ()
+    vars(made).update(vars(DataLoader(no_data)))  # for what Penstock's has beyond torch's
     vars(made).update(state)
     return made
 
