@@ -356,7 +356,8 @@ class Engine:
         error = late or self._death(event)
         sample = event.sample
         culprit = (event.worker, sample) if self._epoch.iterable else sample
-        hopeless = late is not None or self._deaths.add(event.worker if sample is None else culprit)
+        hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        hopeless |= late is not None and sample is not None
         if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
             raise error
         _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback

@@ -9,14 +9,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
-import torch.utils.data
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError
 from penstock.loader.iterator import LoaderIterator
+from penstock.original import TorchDataLoader
 from penstock.policy import Policy
 from penstock.stats import Recorder, Stats
 
@@ -25,10 +24,10 @@ T = TypeVar("T")
 SEEDINGS = "sample", "worker"
 START_METHODS = "fork", "forkserver", "spawn"
 """Where a context says anything else, its workers may be no processes: MONAI has one of threads."""
-_TORCHS_ARGUMENTS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+_TORCHS_ARGUMENTS = inspect.signature(TorchDataLoader.__init__).parameters
 
 
-class DataLoader(torch.utils.data.DataLoader[T]):
+class DataLoader(TorchDataLoader[T]):
     """A drop-in for ``torch.utils.data.DataLoader``: the same arguments, batches and order.
 
     What differs is how it works: workers that write samples straight into shared memory, several of
