@@ -4,6 +4,7 @@ The exceptions are in `penstock.errors`.
 """
 
 from penstock._version import __version__
+from penstock.distributed import DistributedSampler
 from penstock.errors import (
     BatchNotSendableError,
     BatchTimeoutError,
@@ -11,6 +12,7 @@ from penstock.errors import (
     ClosedError,
     DatasetNotSendableError,
     PenstockError,
+    StateError,
     WorkerDiedError,
     WorkerError,
 )
@@ -24,7 +26,9 @@ __all__ = [
     "ClosedError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedSampler",
     "PenstockError",
+    "StateError",
     "Stats",
     "WorkerDiedError",
     "WorkerError",
