@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "plan": 1,
     "arena": 1,
     "collate": 1,
+    "policy": 1,
     "seeding": 1,
     "indices": 2,
     "fetch": 2,
