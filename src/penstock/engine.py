@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from penstock.machine import memory_kills
 from penstock.plan import Course, Task, Window, parts_for, split, window
 from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
+from penstock.streams import Standing
 
 _log = logging.getLogger("penstock")
 
@@ -47,6 +48,7 @@ class _Batch:
     iterable: bool
     left: int = 0
     samples: int = 0
+    standing: Standing | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -72,12 +74,29 @@ class _Batch:
         return any(spec is not specs[0] and spec != specs[0] for spec in specs)
 
 
+class Batches(Protocol):
+    """What is asked for an epoch's batches.
+
+    Attributes:
+        turn: the worker that makes the first, where it matters who does.
+        standings: of an iterable dataset, from where the workers' iterators go on, if not from the start.
+    """
+
+    @property
+    def turn(self) -> int: ...
+    @property
+    def standings(self) -> Mapping[int, Standing]: ...
+    def __next__(self) -> tuple[int, tuple[Any, ...]]: ...
+    def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """What an epoch is made of.
 
     Attributes:
-        batches: the indices of each batch, in order; may be endless.
+        batches: the number and the indices of each batch, in order; may be endless. It is told what was
+            handed over, be it as an exception, and how the worker's iterator stood then.
         ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
@@ -89,7 +108,7 @@ class Epoch:
         policy: what is done about faults.
     """
 
-    batches: Iterator[Sequence[Any]]
+    batches: Batches
     ahead: int
     rows: bool
     splittable: bool
@@ -110,14 +129,14 @@ class Engine:
         self._making: dict[int, _Batch] = {}
         self._deaths = Deaths(epoch.policy)
         self._memory_kills = memory_kills()
-        self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
+        self._standings = dict(epoch.batches.standings)
         self._turns = deque(range(backend.workers if epoch.by_turns else 0))
-        self._numbers = 0
+        self._turns.rotate(-epoch.batches.turn)
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
-        backend.begin(epoch.course)
+        backend.begin(epoch.course, epoch.batches.standings)
         self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
@@ -133,6 +152,7 @@ class Engine:
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
             self._backend.flush()
+        self._handed_over(batch)
         return result
 
     def abandon(self) -> bool:
@@ -183,24 +203,21 @@ class Engine:
             if slot is None:
                 return
             try:
-                indices = self._next_indices()
+                numbered = self._next_indices()
             except BaseException:  # Ctrl-C in the sampler
                 self._arena.release(slot)
                 raise
-            if indices is None:
+            if numbered is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(
-                self._numbers, indices, slot, self._rows, self._next_worker(), self._epoch.iterable
-            )
-            self._numbers += 1
+            batch = _Batch(*numbered, slot, self._rows, self._next_worker(), self._epoch.iterable)
             self._making[batch.number] = batch
             self._submit(batch)
 
-    def _next_indices(self) -> tuple[Any, ...] | None:
+    def _next_indices(self) -> tuple[int, tuple[Any, ...]] | None:
         """What the sampler gives next; None at its end, or if it raised, which waits for its turn."""
         try:
-            return tuple(next(self._epoch.batches))
+            return next(self._epoch.batches)
         except StopIteration:
             pass
         except Exception as error:
@@ -214,6 +231,9 @@ class Engine:
             return None
         self._turns.rotate(-1)
         return self._turns[-1]
+
+    def _handed_over(self, batch: _Batch) -> None:
+        self._epoch.batches.handed_over(batch.number, batch.worker, batch.standing)
 
     def _on_exhausted(self, batch: _Batch) -> None:
         """A worker's iterator has ended: the other workers go on."""
@@ -290,13 +310,14 @@ class Engine:
             self._on_death(event)
             return
         timing = event.timing
-        self._taken[event.worker] += timing.samples
         self._deaths.forget(event.worker)
         self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1
         batch.samples += timing.samples
+        if timing.standing is not None:
+            self._standings[event.worker] = batch.standing = timing.standing
         if isinstance(event.outcome, Exhausted):
             self._on_exhausted(batch)
             return
@@ -321,8 +342,7 @@ class Engine:
             raise error
         _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
         self._recorder.worker_replaced()
-        skip = self._taken[event.worker] if self._epoch.iterable else 0
-        self._backend.replace(event.worker, replace(self._epoch.course, skip=skip))
+        self._backend.replace(event.worker, self._epoch.course, self._standings.get(event.worker))
         for task in event.lost:
             if hopeless and sample is not None and task.holds(*sample):
                 self._making[task.batch].outcomes.append(Failed(error, sample[1], ""))
@@ -356,6 +376,7 @@ class Engine:
         outcome = failed or batch.outcomes[0]
         if isinstance(outcome, Failed):
             self._arena.release(batch.slot)
+            self._handed_over(batch)
             raise self._on_purpose(self._described(batch, outcome))
         if isinstance(outcome, Direct):
             self._arena.release(batch.slot)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from penstock.collate import (
 )
 from penstock.plan import Course, Task, sample_seeds
 from penstock.seeding import SampleSeeder, Seed
+from penstock.streams import Standing, Stream
 
 
 class Abandoned(Exception):
@@ -95,11 +96,13 @@ Outcome = Rows | Block | Direct | NotRegular | Exhausted | Dropped | Failed
 
 @dataclass(slots=True)
 class Timing:
-    """How many samples one task made, and the seconds it took."""
+    """How many samples one task made, and the seconds it took; how the iterator over an iterable dataset
+    stands after it."""
 
     fetch_s: float = 0.0
     collate_s: float = 0.0
     samples: int = 0
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ class Fetcher:
         self._recipe, self._memory = recipe, memory
         self._worker, self._can_send = worker, can_send
         self._course = Course(0, 0, 0)
-        self._stream: Iterator[Any] | None = None
+        self._stream: Stream | None = None
         self._before_sample = before_sample
         self._seeder = seeder
         self._get_many = batched_getter(recipe.dataset) if recipe.batched and not recipe.iterable else None
@@ -183,8 +186,9 @@ class Fetcher:
         timing.collate_s = max(0.0, self._clock() - start - timing.fetch_s)
         return outcome, timing
 
-    def begin(self, course: Course) -> None:
-        """Begin an epoch; raises what ``iter()`` on an iterable dataset raises."""
+    def begin(self, course: Course, standing: Standing | None = None) -> None:
+        """Begin an epoch, of an iterable dataset where `standing` says; raises what ``iter()`` on that
+        raises."""
         self._course = course
         self._views.clear()  # the main process may have given memory back
         if self._seeder is not None:
@@ -192,18 +196,7 @@ class Fetcher:
         if self._recipe.iterable:
             if self._seeder is not None and self._memory is not None:
                 self._seeder.seed_all(self._seeds_of(0, 0, (self._worker,))[0])
-            self._stream = iter(self._recipe.dataset)
-            self._skip(course.skip)
-
-    def _skip(self, count: int) -> None:
-        """Take what another worker had taken before its place was taken by this one."""
-        for _ in range(count):
-            try:
-                next(self._stream or iter(()))
-            except StopIteration:
-                return
-            except Exception:
-                continue  # it was told when that one took it
+            self._stream = Stream(self._recipe.dataset, standing or Standing())
 
     def _seeds_of(self, batch: int, offset: int, indices: tuple[Any, ...]) -> list[int]:
         return sample_seeds(self._course.base_seed, self._course.epoch, batch, offset, indices)
@@ -265,7 +258,11 @@ class Fetcher:
 
     def _next_of_stream(self, task: Task, slot: int, timing: Timing) -> Outcome:
         """The stream's next batch. Its samples can't be had twice, so an irregular one is collated here."""
-        samples = self._pull(task, timing)
+        assert self._stream is not None
+        try:
+            samples = self._pull(self._stream, task, timing)
+        finally:
+            timing.standing = self._stream.standing()
         short = len(samples) < len(task.indices)
         if not samples or (short and self._recipe.drop_last):
             return Exhausted()
@@ -276,19 +273,18 @@ class Fetcher:
         except Irregular:
             return self._collated(samples, slot)
 
-    def _pull(self, task: Task, timing: Timing) -> list[Any]:
+    def _pull(self, stream: Stream, task: Task, timing: Timing) -> list[Any]:
         """So many samples of the stream, or those that are left."""
         begin = self._clock()
         samples: list[Any] = []
-        while self._stream is not None and len(samples) < len(task.indices):
+        while len(samples) < len(task.indices):
             self._before_sample(task.batch, len(samples))
             try:
-                samples.append(next(self._stream))
+                samples.append(next(stream))
             except StopIteration:
-                self._stream = None
+                break
             except BaseException:
                 self._position = len(samples)
-                timing.samples += len(samples) + 1  # taken, if not made
                 raise
         timing.fetch_s += self._clock() - begin
         timing.samples += len(samples)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +22,6 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
 
 import penstock
-from penstock.errors import StateError
 from penstock.indices import IndexStream, Place
 from penstock.indices.dice import global_dice, restore, state_of
 
@@ -59,7 +56,7 @@ class Own(Sampler[int]):
 
 
 class Global(Sampler[int]):
-    """Shuffles with the global generators, some when it is asked for its iterator, some at the first index."""
+    """Shuffles with the global generators, when it is asked for its iterator and at the first index."""
 
     def __init__(self, size: int, kind: str) -> None:
         self.size, self.kind = size, kind
@@ -166,8 +163,8 @@ Make = Callable[[], Any]
 sizes = st.integers(1, 80)
 generators = st.sampled_from([None, GLOBAL, "3"])
 randoms = st.builds(
-    lambda size, name, replacement, count: lambda: RandomSampler(
-        range(size), replacement, count, generator_of(name)
+    lambda size, name, replacement, count: (
+        lambda: RandomSampler(range(size), replacement, count, generator_of(name))
     ),
     sizes,
     generators,
@@ -280,7 +277,7 @@ def taken(stream: IndexStream, count: int) -> list[tuple[int, tuple[Any, ...]]]:
     got = []
     for _ in range(count):
         got.append(next(stream))
-        stream.progress.add(got[-1][0])
+        stream.handed_over(got[-1][0])
     return got
 
 
@@ -315,7 +312,7 @@ def test_it_goes_on_from_any_place_in_a_new_process(drawn: tuple[Make, bool], da
         assert stream.place() == place
     before = global_states()
     got += stream
-    assert got == whole, vars(getattr(sampler,'sampler',sampler))
+    assert got == whole, vars(getattr(sampler, "sampler", sampler))
     trailing = getattr(getattr(sampler, "sampler", sampler), "generator", None) is torch.default_generator
     if place.count and not trailing:
         assert global_states() == before, "the draws were made in the run that was saved"

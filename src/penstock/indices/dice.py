@@ -13,16 +13,13 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from penstock.stateful import is_stateful
+
 T = TypeVar("T")
 
 Dice = torch.Generator | random.Random | np.random.Generator | np.random.RandomState
 Source = Any
 """A `Dice`, or what `is_stateful`."""
-
-
-def is_stateful(thing: Any) -> bool:
-    """Whether it can tell its state and take it back."""
-    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
 
 
 def state_of(dice: Source) -> Any:

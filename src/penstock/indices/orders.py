@@ -53,8 +53,10 @@ class Order(ABC):
         del given
         return dict(self._origin)
 
-    def outlook(self) -> Origin:
-        """From what the next epoch's order, not begun yet, will follow; beside what is drawn then."""
+    def outlook(self, besides: Any = None) -> Origin:
+        """From what the order of an epoch that hasn't begun will follow; beside a generator that the caller
+        looks after, and what is drawn then."""
+        del besides
         return {}
 
 
@@ -116,8 +118,8 @@ class Drawn(Order):
     def origin(self, given: int) -> Origin:
         return super().origin(given) or self.outlook()
 
-    def outlook(self) -> Origin:
-        return {"generator": state_of(self._own)} if self._own is not None else {}
+    def outlook(self, besides: Any = None) -> Origin:
+        return {} if self._own in (None, besides) else {"generator": state_of(self._own)}
 
 
 class Random(Drawn):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from torch.utils.data import (
@@ -27,7 +27,9 @@ from penstock.indices.orders import (
     TorchDistributed,
     Weighted,
 )
+from penstock.indices.place import Place, Progress
 from penstock.indices.walk import Walk
+from penstock.streams import Standing
 
 _ORDERS: dict[type, type[Order]] = {
     SequentialSampler: Sequential,
@@ -48,65 +50,41 @@ def order_of(sampler: Any, origin: Mapping[str, Any], nested: bool) -> Order:
     return Walk(sampler, origin, nested) if kind is None else kind(sampler, origin)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an epoch stands; plain enough for JSON.
-
-    Attributes:
-        count: how many of its batches were handed over.
-        missing: the numbers of those that weren't, while a later one was.
-        origin: from what its order can be made again.
-    """
-
-    count: int = 0
-    missing: Sequence[int] = ()
-    origin: Origin = field(default_factory=dict)
+def ungrouped(sampler: Any, batched: bool) -> tuple[Any, Any]:
+    """(torch's own `BatchSampler` or None, the sampler below it); `sampler` is that of a loader."""
+    groups = batched and type(sampler) is BatchSampler
+    return (sampler, sampler.sampler) if groups else (None, sampler)
 
 
-class Progress:
-    """Which batches were handed over: all before `next` but the `missing` ones, which are few."""
-
-    def __init__(self, count: int = 0, missing: Iterable[int] = ()) -> None:
-        """`count` were, and those `missing` have later ones among these."""
-        self.missing = set(missing)
-        self.next = count + len(self.missing)
-
-    @property
-    def count(self) -> int:
-        return self.next - len(self.missing)
-
-    @property
-    def wanted_from(self) -> int:
-        """The first that was not."""
-        return min(self.missing, default=self.next)
-
-    def wants(self, number: int) -> bool:
-        return number >= self.next or number in self.missing
-
-    def add(self, number: int) -> None:
-        self.missing.update(range(self.next, number))
-        self.missing.discard(number)
-        self.next = max(self.next, number + 1)
+def outlook(sampler: Any, batched: bool, besides: Any) -> Origin:
+    """What the order of an epoch that hasn't begun will follow from; beside a generator that the caller
+    looks after, and what is drawn then."""
+    groups, base = ungrouped(sampler, batched)
+    return order_of(base, {}, batched and groups is None).outlook(besides)
 
 
 class IndexStream:
     """An iterator over an epoch's batches, (number, indices), but for those that were handed over before.
 
-    It raises what the sampler raises. Whoever hands a batch over tells so to `progress`.
+    It raises what the sampler raises.
+
+    Attributes:
+        progress: which batches were handed over, as `handed_over` was told.
+        turn: the number of the first batch.
     """
+
+    standings: Mapping[int, Standing] = MappingProxyType({})
+    """There are none but of iterators over iterable datasets."""
 
     def __init__(self, sampler: Any, batched: bool, place: Place | None = None) -> None:
         place = place or Place()
         self.progress = Progress(place.count, place.missing)
-        self._first = self.progress.wanted_from
-        self._batch_sampler: Any = sampler if batched and type(sampler) is BatchSampler else None
-        base, nested = sampler, batched
-        if self._batch_sampler is not None:
-            base, nested = sampler.sampler, False
-        self._order = order_of(base, place.origin, nested)
+        self.turn = self._first = self.progress.wanted_from
+        self._groups, base = ungrouped(sampler, batched)
+        self._order = order_of(base, place.origin, batched and self._groups is None)
         self._start = self._order.begins_at(self._first * self._size)
-        if self._batch_sampler is not None:
-            batches = self._grouped(sampler.batch_size, sampler.drop_last)
+        if self._groups is not None:
+            batches = self._grouped(self._size, self._groups.drop_last)
         else:
             indices = self._order.indices(self._start)
             batches = map(tuple, indices) if batched else ((index,) for index in indices)
@@ -115,13 +93,23 @@ class IndexStream:
     @property
     def _size(self) -> int:
         """How many indices of the order a batch takes; a short one at the end counts as if it weren't."""
-        return 1 if self._batch_sampler is None else self._batch_sampler.batch_size
+        return 1 if self._groups is None else int(self._groups.batch_size)
 
     def __iter__(self) -> IndexStream:
         return self
 
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
         return next(self._batches)
+
+    def handed_over(self, number: int, worker: int | None = None, standing: Standing | None = None) -> None:
+        """That batch was; it doesn't matter who made it."""
+        del worker, standing
+        self.progress.add(number)
+
+    @property
+    def count(self) -> int:
+        """How many batches of the epoch were handed over."""
+        return self.progress.count
 
     def place(self) -> Place:
         """From where another stream over the same sampler goes on with what was not handed over."""
@@ -140,7 +128,7 @@ class IndexStream:
 
     def _numbered(self, batches: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         for number, batch in enumerate(batches, self._first):
-            short = self._batch_sampler is not None and len(batch) < self._size
+            short = self._groups is not None and len(batch) < self._size
             wanted_from = self._given(self.progress.wanted_from)
             self._order.note(self._given(number + 1), batch, wanted_from, last=short)
             if self.progress.wants(number):

@@ -15,8 +15,9 @@ from itertools import chain, islice
 from typing import Any
 
 from penstock.errors import StateError
-from penstock.indices.dice import Notes, is_stateful, restore, sources_of, state_of
+from penstock.indices.dice import Notes, restore, sources_of, state_of
 from penstock.indices.orders import Order, Origin
+from penstock.stateful import is_stateful
 
 _AT_ONCE = 4096
 _NOTHING = object()
@@ -115,13 +116,14 @@ class Walk(Order):
         mark = copy.deepcopy(self._marks[given])
         return mark if mark.keys() & {"sampler", "iterator"} else {**self._beginning, **mark}
 
-    def outlook(self) -> Origin:
+    def outlook(self, besides: Any = None) -> Origin:
         if is_stateful(self._sampler):
             return {"sampler": copy.deepcopy(self._sampler.state_dict()), "ended": True}
-        return self._sources()
+        return self._sources(besides)
 
-    def _sources(self) -> Origin:
-        return {"sources": {name: state_of(source) for name, source in sources_of(self._sampler).items()}}
+    def _sources(self, besides: Any = None) -> Origin:
+        sources = sources_of(self._sampler).items()
+        return {"sources": {name: state_of(source) for name, source in sources if source is not besides}}
 
 
 def _plain_call(_: str, function: Callable[[], Any]) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -13,14 +14,16 @@ import torch.utils.data
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
-from penstock.errors import ClosedError
+from penstock.errors import ClosedError, StateError
 from penstock.loader.iterator import LoaderIterator
 from penstock.policy import Policy
+from penstock.resume import Books
 from penstock.stats import Recorder, Stats
 
 T = TypeVar("T")
 
 SEEDINGS = "sample", "worker"
+_NOT_OURS = "this DataLoader uses torch's own iterator (for a DataPipe, or as this isn't Linux)"
 _TORCHS_ARGUMENTS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
 
 
@@ -34,6 +37,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     DataPipes are loaded by torch's own iterator, and everything is on systems other than Linux.
 
     Raises:
+        StateError: by `load_state_dict`, and by the next ``iter()``, if the state isn't this loader's.
         ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
         WorkerDiedError: by ``next()``, when a worker ended without being asked to.
         BatchTimeoutError: by ``next()``, when no batch came within ``timeout`` seconds.
@@ -43,9 +47,10 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     _pool: ArenaPool | None = None
     _open: weakref.WeakSet[LoaderIterator]
     _latest: tuple[Recorder, Arena] | None = None
+    _newest: weakref.ref[LoaderIterator] | None = None
     _closed = False
     _epoch: int | None = None
-    _epochs_begun = 0
+    _next_count = 0
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         if seeding not in SEEDINGS:
             raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
         self.seed, self.seeding = seed, seeding
+        self._books = Books()
 
     def __iter__(self) -> Any:
         if self._closed:
@@ -110,7 +116,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         return self._iterator
 
     def _get_iterator(self) -> Any:
-        if sys.platform != "linux" or isinstance(self.dataset, IterDataPipe | MapDataPipe):
+        if not self._loads_itself:
             return super()._get_iterator()
         self.check_worker_number_rationality()
         if self._pool is None:
@@ -118,6 +124,38 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         iterator = LoaderIterator(self, self._pool)
         self._open.add(iterator)
         return iterator
+
+    @property
+    def _loads_itself(self) -> bool:
+        """Whether the batches come from our iterator instead of torch's."""
+        return sys.platform == "linux" and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, to go on from there later, in another process too; see docs/resume.md.
+
+        It may be called at any moment, and describes the batches that were handed over. It is plain (JSON
+        takes it, but for what samplers and datasets tell by a ``state_dict`` of their own) and small.
+        """
+        if self._loads_itself:
+            return self._books.state(self)
+        warnings.warn(f"{_NOT_OURS}: its state_dict() is empty, and it begins anew.", stacklevel=2)
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where a loader like this one was when `state_dict` was taken.
+
+        The next ``iter()`` begins there, or an iterator that is in use goes on there: whichever comes first.
+        ``{}`` stands for no state.
+
+        Raises:
+            StateError: if this loader differs from that one in what decides the batches.
+        """
+        if state_dict and not self._loads_itself:
+            raise StateError(f"{_NOT_OURS}: it can't go on from a state.")
+        self._books.load(self, state_dict)
+        latest = None if self._newest is None else self._newest()
+        if state_dict and latest is not None:
+            latest.move(self)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the number of the next epoch to the sampler and to the dataset, as far as they have a
@@ -156,8 +194,9 @@ class DataLoader(torch.utils.data.DataLoader[T]):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, has workers and memory of its own."""
-        own = {"_pool", "_open", "_latest"}
+        own = {"_pool", "_open", "_latest", "_newest"}
         return {
             **{name: value for name, value in self.__dict__.items() if name not in own},
             "_iterator": None,
+            "_books": Books(self._books.loaded),
         }

@@ -48,7 +48,7 @@ class WorkerHandle:
             result.offset,
             result.generation,
             self._outcome(result.kind, result.detail),
-            fetch.Timing(result.fetch_s, result.collate_s, result.samples),
+            fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing),
         )
 
     def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
