@@ -4,6 +4,7 @@ The exceptions are in `penstock.errors`.
 """
 
 from penstock._version import __version__
+from penstock.bad import BadSample
 from penstock.distributed import DistributedSampler
 from penstock.errors import (
     BatchNotSendableError,
@@ -12,7 +13,9 @@ from penstock.errors import (
     ClosedError,
     DatasetNotSendableError,
     PenstockError,
+    SampleTimeoutError,
     StateError,
+    TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
 )
@@ -20,6 +23,7 @@ from penstock.loader import DataLoader
 from penstock.stats import Stats, WorkerStats
 
 __all__ = [
+    "BadSample",
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
@@ -28,8 +32,10 @@ __all__ = [
     "DatasetNotSendableError",
     "DistributedSampler",
     "PenstockError",
+    "SampleTimeoutError",
     "StateError",
     "Stats",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStats",

@@ -60,6 +60,8 @@ class Stats:
     """Slots that a batch in the making or a batch of the user's holds."""
     workers_replaced: int = 0
     """Workers that died, and whose place another took."""
+    batches_left_out: int = 0
+    """Batches of which every sample was bad."""
     workers: Mapping[int, WorkerStats] = field(default_factory=lambda: MappingProxyType({}))
     """By the worker's number; 0 is the calling process when ``num_workers=0``."""
 
@@ -71,7 +73,7 @@ class Recorder:
         self.clock = clock
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
-        self._fetched = self._replaced = 0
+        self._fetched = self._replaced = self._left_out = 0
         self._wait = self._work_s = 0.0
         self._first: float | None = None
         self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
@@ -80,6 +82,9 @@ class Recorder:
         self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
         self._fetched += samples
         self._work_s += fetch_s + collate_s
+
+    def batch_left_out(self) -> None:
+        self._left_out += 1
 
     def worker_replaced(self) -> None:
         self._replaced += 1
@@ -115,5 +120,6 @@ class Recorder:
             slots,
             slots_in_use,
             self._replaced,
+            self._left_out,
             MappingProxyType(dict(sorted(self._workers.items()))),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import warnings
 import weakref
@@ -14,6 +15,7 @@ import torch.utils.data
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
+from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError, StateError
 from penstock.loader.iterator import LoaderIterator
 from penstock.policy import Policy
@@ -74,10 +76,20 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         in_order: bool = True,
         seed: int | None = None,
         seeding: str = "sample",
+        on_error: str = "raise",
+        max_errors: float | None = None,
+        errors_file: str | os.PathLike[str] | None = None,
+        none_is_error: bool | None = None,
         max_retries: int = 3,
+        sample_timeout: float | None = None,
     ) -> None:
-        self.policy = Policy(max_retries=max_retries)
-        self.max_retries = max_retries
+        self.policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
+        if sample_timeout is not None and num_workers == 0:
+            raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
+        self.sample_timeout = sample_timeout
+        self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
+        self.none_is_error, self.max_retries = none_is_error, max_retries
+        self._book = ErrorBook(max_errors, errors_file)
         self.in_order, self.pin_memory_device = in_order, pin_memory_device
         since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
         super().__init__(
@@ -176,6 +188,11 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             return Stats()
         recorder, arena = self._latest
         return recorder.snapshot(arena.made, arena.in_use)
+
+    @property
+    def errors(self) -> list[BadSample]:
+        """The samples that were bad up to now, over all epochs, the latest 10,000 of them."""
+        return list(self._book.kept)
 
     def close(self) -> None:
         """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""

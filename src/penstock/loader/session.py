@@ -36,6 +36,7 @@ class Session:
             loader._dataset_kind == _DatasetKind.Iterable,
             loader.drop_last,
             loader.seeding == "sample",
+            loader.policy,
         )
         if passage.base_seed is None:
             drawn = torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
@@ -85,6 +86,8 @@ class Session:
             timeout=self._timeout,
             in_order=self._in_order,
             policy=loader.policy,
+            book=loader._book,
+            dataset=self.dataset,
         )
         self._engine = Engine(epoch, self._backend, self.arena, recorder)
         return self._engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import selectors
+from dataclasses import replace
 from typing import Any
 
 from penstock import fetch
@@ -12,6 +13,7 @@ from penstock.backends.base import Done
 from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Result
 from penstock.backends.processes.wire import Line
+from penstock.bad import BadSample
 from penstock.collate import Spec
 from penstock.errors import WorkerError, annotate
 from penstock.plan import Task
@@ -49,6 +51,7 @@ class WorkerHandle:
             result.generation,
             self._outcome(result.kind, result.detail),
             fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing),
+            tuple(replace(BadSample(*fields), worker=self.number) for fields in result.bad),
         )
 
     def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
@@ -59,7 +62,7 @@ class WorkerHandle:
         outcome: fetch.Outcome = getattr(fetch, kind)(*detail)
         return outcome
 
-    def _rows(self, pickled: bytes | None, rows: int) -> fetch.Outcome:
+    def _rows(self, pickled: bytes | None, rows: int, left_out: tuple[int, ...]) -> fetch.Outcome:
         if pickled is not None:
             try:
                 spec = pickle.loads(pickled)
@@ -67,7 +70,7 @@ class WorkerHandle:
                 self.spec = None
             else:
                 self.spec = self._specs.setdefault(spec, spec)
-        return fetch.NotRegular() if self.spec is None else fetch.Rows(self.spec, rows)
+        return fetch.NotRegular() if self.spec is None else fetch.Rows(self.spec, rows, left_out)
 
     def _failure(self, data: bytes, position: int | None, text: str) -> fetch.Failed:
         try:

@@ -67,6 +67,7 @@ class Run(NamedTuple):
     batch_size: int
     rows: bool
     worker: int | None
+    bad: tuple[int, ...]
     slot: int
 
 
@@ -86,3 +87,4 @@ class Result(NamedTuple):
     standing: Standing | None
     kind: str
     detail: tuple[Any, ...]
+    bad: tuple[tuple[Any, ...], ...]
