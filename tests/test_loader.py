@@ -709,3 +709,18 @@ def test_the_kept_iterator_may_be_reset_to_none() -> None:
     assert len(list(loader)) == 4
     assert isinstance(DataLoader[Any], object)
     loader.close()
+
+
+def test_a_subclass_may_have_attributes_of_the_names_that_are_ours() -> None:
+    class Theirs(DataLoader[Any]):
+        on_error = property(lambda _: "theirs")
+
+        def __init__(self, data: Any, seed: str, **options: Any) -> None:
+            self.seed = seed  # type: ignore[assignment]
+            super().__init__(data, **options)
+            self.errors = []  # type: ignore[assignment]
+            self.policy = self.seeding = "theirs"
+
+    loader = Theirs(Squares(8), seed="theirs", batch_size=2, num_workers=1)
+    assert len(list(loader)) == 4
+    assert (loader.seed, loader.errors, loader.on_error) == ("theirs", [], "theirs")

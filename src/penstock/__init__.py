@@ -15,6 +15,7 @@ from penstock.errors import (
     DatasetNotSendableError,
     PenstockError,
     SampleTimeoutError,
+    StateError,
     TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
@@ -23,6 +24,7 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
+    from penstock.distributed import DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
 
@@ -34,8 +36,10 @@ __all__ = [
     "ClosedError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedSampler",
     "PenstockError",
     "SampleTimeoutError",
+    "StateError",
     "Stats",
     "TooManyErrorsError",
     "WorkerDiedError",
@@ -48,6 +52,7 @@ __all__ = [
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
+    "DistributedSampler": "penstock.distributed",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

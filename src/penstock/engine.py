@@ -16,10 +16,10 @@ import dataclasses
 import logging
 import signal
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from penstock.machine import memory_kills
 from penstock.plan import Course, Task, Window, parts_for, split, window
 from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
+from penstock.streams import Standing
 from penstock.watch import Watch
 
 _log = logging.getLogger("penstock")
@@ -51,6 +52,7 @@ class _Batch:
     left: int = 0
     samples: int = 0
     bad: list[BadSample] = field(default_factory=list)
+    standing: Standing | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -83,12 +85,29 @@ class _Batch:
         return any(spec is not specs[0] and spec != specs[0] for spec in specs)
 
 
+class Batches(Protocol):
+    """What is asked for an epoch's batches.
+
+    Attributes:
+        turn: the worker that makes the first, where it matters who does.
+        standings: of an iterable dataset, from where the workers' iterators go on, if not from the start.
+    """
+
+    @property
+    def turn(self) -> int: ...
+    @property
+    def standings(self) -> Mapping[int, Standing]: ...
+    def __next__(self) -> tuple[int, tuple[Any, ...]]: ...
+    def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """What an epoch is made of.
 
     Attributes:
-        batches: the indices of each batch, in order; may be endless.
+        batches: the number and the indices of each batch, in order; may be endless. It is told what was
+            handed over, be it as an exception, and how the worker's iterator stood then.
         ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
@@ -102,7 +121,7 @@ class Epoch:
         dataset: to tell the path of a bad sample.
     """
 
-    batches: Iterator[Sequence[Any]]
+    batches: Batches
     ahead: int
     rows: bool
     splittable: bool
@@ -126,14 +145,14 @@ class Engine:
         self._watch = Watch(backend, epoch.policy.sample_timeout)
         self._deaths = Deaths(epoch.policy)
         self._memory_kills = memory_kills()
-        self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
+        self._standings = dict(epoch.batches.standings)
         self._turns = deque(range(backend.workers if epoch.by_turns else 0))
-        self._numbers = 0
+        self._turns.rotate(-epoch.batches.turn)
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
-        backend.begin(epoch.course)
+        backend.begin(epoch.course, epoch.batches.standings)
         self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
@@ -153,6 +172,7 @@ class Engine:
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
             self._backend.flush()
+        self._handed_over(batch)
         return result
 
     def _discard(self, batch: _Batch) -> None:
@@ -161,6 +181,7 @@ class Engine:
         self._recorder.batch_left_out()
         self._tell(batch)
         self._arena.release(batch.slot)
+        self._handed_over(batch)
         self._fill(self._window().high)
 
     def _tell(self, batch: _Batch) -> None:
@@ -218,24 +239,21 @@ class Engine:
             if slot is None:
                 return
             try:
-                indices = self._next_indices()
+                numbered = self._next_indices()
             except BaseException:  # Ctrl-C in the sampler
                 self._arena.release(slot)
                 raise
-            if indices is None:
+            if numbered is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(
-                self._numbers, indices, slot, self._rows, self._next_worker(), self._epoch.iterable
-            )
-            self._numbers += 1
+            batch = _Batch(*numbered, slot, self._rows, self._next_worker(), self._epoch.iterable)
             self._making[batch.number] = batch
             self._submit(batch)
 
-    def _next_indices(self) -> tuple[Any, ...] | None:
+    def _next_indices(self) -> tuple[int, tuple[Any, ...]] | None:
         """What the sampler gives next; None at its end, or if it raised, which waits for its turn."""
         try:
-            return tuple(next(self._epoch.batches))
+            return next(self._epoch.batches)
         except StopIteration:
             pass
         except Exception as error:
@@ -249,6 +267,9 @@ class Engine:
             return None
         self._turns.rotate(-1)
         return self._turns[-1]
+
+    def _handed_over(self, batch: _Batch) -> None:
+        self._epoch.batches.handed_over(batch.number, batch.worker, batch.standing)
 
     def _on_exhausted(self, batch: _Batch) -> None:
         """A worker's iterator has ended: the other workers go on."""
@@ -328,7 +349,6 @@ class Engine:
             self._on_death(event)
             return
         timing = event.timing
-        self._taken[event.worker] += timing.samples
         self._deaths.forget(event.worker)
         self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
@@ -336,6 +356,8 @@ class Engine:
         batch.left -= 1
         batch.samples += timing.samples - len(event.bad)
         batch.bad += event.bad
+        if timing.standing is not None:
+            self._standings[event.worker] = batch.standing = timing.standing
         if isinstance(event.outcome, Exhausted):
             self._on_exhausted(batch)
             return
@@ -362,8 +384,7 @@ class Engine:
             raise error
         _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
         self._recorder.worker_replaced()
-        skip = self._taken[event.worker] if self._epoch.iterable else 0
-        self._backend.replace(event.worker, dataclasses.replace(self._epoch.course, skip=skip))
+        self._backend.replace(event.worker, self._epoch.course, self._standings.get(event.worker))
         for task in event.lost:
             batch = self._making[task.batch]
             killer = hopeless and sample is not None and task.holds(*sample)
@@ -408,6 +429,7 @@ class Engine:
         outcome = failed or next(o for o in batch.outcomes if not isinstance(o, LeftOut))
         if isinstance(outcome, Failed):
             self._arena.release(batch.slot)
+            self._handed_over(batch)
             raise self._on_purpose(self._described(batch, outcome))
         if isinstance(outcome, Direct):
             self._arena.release(batch.slot)

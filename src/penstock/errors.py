@@ -9,6 +9,7 @@
     ├── TooManyErrorsError      more samples were bad than ``max_errors`` allows        (RuntimeError)
     ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
     ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
+    ├── StateError              a saved state doesn't fit the loader that is to go on    (ValueError)
     └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
 
 What ``dataset[i]`` or ``collate_fn`` raises in a worker reaches the caller as itself: the same type,
@@ -31,6 +32,7 @@ __all__ = [
     "PenstockError",
     "SampleInHand",
     "SampleTimeoutError",
+    "StateError",
     "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
@@ -209,6 +211,10 @@ class BatchNotSendableError(PenstockError, TypeError):
             f"Return tensors, arrays, numbers, strings or picklable objects from the dataset and "
             f"from collate_fn, or use num_workers=0."
         )
+
+
+class StateError(PenstockError, ValueError):
+    """One can't go on from a saved state: it is another loader's, or the sampler's order isn't that again."""
 
 
 class BatchTooLargeError(MemoryError, PenstockError):

@@ -35,14 +35,12 @@ class Course:
         base_seed: the seed that every sample's seed follows from.
         epoch: the number of the epoch, from which they follow too.
         announced: the user chose that number by ``set_epoch``: the dataset in each worker is to know it.
-        skip: for a worker that takes another's place, how many samples of its iterator that one had taken.
     """
 
     generation: int
     base_seed: int
     epoch: int
     announced: bool = False
-    skip: int = 0
 
 
 @dataclass(frozen=True, slots=True)

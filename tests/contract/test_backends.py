@@ -111,7 +111,7 @@ def bench(
     try:
         if start:
             bench.backend.start()
-            bench.backend.begin(Course(1, 3, 1))
+            bench.backend.begin(Course(1, 3, 1), {})
         yield bench
     finally:
         bench.backend.close()
@@ -240,7 +240,7 @@ def test_the_time_a_task_took_is_told(kind: str) -> None:
 
 def test_tasks_of_another_generation_are_dropped_before_their_first_sample(tmp_path: Path) -> None:
     with bench("fork", Marks(tmp_path)) as b:
-        b.backend.begin(Course(2, 3, 2))
+        b.backend.begin(Course(2, 3, 2), {})
         for number in range(4):
             b.submit(number, [1, 2], generation=1)
         assert [done.outcome for done in b.done(4)] == [Dropped()] * 4
@@ -255,7 +255,7 @@ def test_submitting_never_waits_for_a_worker() -> None:
         for number in range(1, 5):
             b.submit(number, [0] * 200_000)  # each more than a socket takes
         leave()
-        b.backend.begin(Course(2, 3, 2))
+        b.backend.begin(Course(2, 3, 2), {})
         assert Counter(done.batch for done in b.done(5)) == Counter(range(5))
 
 

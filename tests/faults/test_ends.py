@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SOON = 5.0
 
 PREAMBLE = """
-import os, signal, sys, time
+import os, psutil, signal, sys, time
 from penstock import DataLoader
 from tests.datasets import Hooked, Squares
 
@@ -30,6 +30,8 @@ def open_loader(method="fork", hook=None, **arguments):
     loader = DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method, **arguments)
     iterator = iter(loader)
     next(iterator)
+    while len(psutil.Process().children(recursive=True)) < 3:  # the last worker may come after the batch
+        os.sched_yield()
     return loader, iterator
 
 def ready():

@@ -1,4 +1,4 @@
-"""Hugging Face: datasets, and the Trainer over them, with our loader handed in or in Accelerate's place for it."""
+"""Hugging Face: datasets, and the Trainer over them, with our loader handed in or put in place."""
 
 from __future__ import annotations
 

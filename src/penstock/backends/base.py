@@ -26,13 +26,14 @@ from __future__ import annotations
 import enum
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.bad import BadSample
 from penstock.errors import ClosedError
 from penstock.fetch import Outcome, Timing
 from penstock.plan import Course, Task
+from penstock.streams import Standing
 
 GRACE_S = 1.0
 """How long a worker may take to end the sample in hand, and then to answer SIGTERM; in seconds."""
@@ -131,15 +132,17 @@ class Backend(ABC):
         """NEW -> OPEN."""
 
     @abstractmethod
-    def begin(self, course: Course) -> None:
+    def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
         """Begin an epoch; tasks of earlier ones are no longer wanted, as after `drop`.
 
-        In the calling process it raises what ``iter()`` on an iterable dataset raises.
+        Of an iterable dataset, the iterators of the workers in `standings` go on from there. In the calling
+        process it raises what ``iter()`` on that raises.
         """
 
     @abstractmethod
-    def replace(self, worker: int, course: Course) -> None:
-        """Start another worker in the place of one that `Died` named; it begins with `course`."""
+    def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
+        """Start another worker in the place of one that `Died` named; it begins with `course`, and its
+        iterator goes on from `standing`."""
 
     @abstractmethod
     def drop(self) -> None:

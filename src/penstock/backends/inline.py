@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from penstock.backends.base import Backend, Busy, Done, Event, State
 from penstock.fetch import Fetcher, Recipe
 from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
+from penstock.streams import Standing
 
 
 class InlineBackend(Backend):
@@ -24,10 +26,10 @@ class InlineBackend(Backend):
     def start(self) -> None:
         self._state = State.OPEN
 
-    def begin(self, course: Course) -> None:
-        self._fetcher.begin(course)
+    def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
+        self._fetcher.begin(course, standings.get(0))
 
-    def replace(self, worker: int, course: Course) -> None:
+    def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         raise NotImplementedError("nobody dies here")
 
     def drop(self) -> None:

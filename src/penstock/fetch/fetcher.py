@@ -41,6 +41,7 @@ from penstock.fetch.outcomes import (
 from penstock.fetch.recipe import Recipe, batched_getter
 from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
 from penstock.seeding import SampleSeeder, Seed
+from penstock.streams import Standing, Stream
 
 _BAD: Any = object()
 """Stands in the place of a sample that is left out."""
@@ -76,7 +77,7 @@ class Fetcher:
         self._recipe, self._memory = recipe, memory
         self._worker, self._can_send = worker, can_send
         self._course = Course(0, 0, 0)
-        self._stream: Iterator[Any] | None = None
+        self._stream: Stream | None = None
         self._before_sample = before_sample
         self._seeder = seeder
         self._get_many = batched_getter(recipe.dataset) if recipe.batched and not recipe.iterable else None
@@ -97,32 +98,22 @@ class Fetcher:
         timing.collate_s = max(0.0, self._clock() - start - timing.fetch_s)
         return outcome, timing
 
-    def begin(self, course: Course) -> None:
-        """Begin an epoch; raises what ``iter()`` on an iterable dataset raises."""
+    def begin(self, course: Course, standing: Standing | None = None) -> None:
+        """Begin an epoch, of an iterable dataset where `standing` says; raises what ``iter()`` on that
+        raises."""
         self._course = course
         self._views.clear()  # the main process may have given memory back
         if self._recipe.iterable:
-            self._begin_stream()
+            self._begin_stream(standing or Standing())
         elif self._seeder is not None:
             self._seeder.look_again()
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, standing: Standing) -> None:
         """Generators that the dataset keeps are left alone: it may share its shards out by what they draw,
         which has to be the same in all workers and on all ranks."""
         if self._seeder is not None and self._memory is not None:
             self._seeder.seed_global(self._seeds_of(0, 0, (self._worker,))[0])
-        self._stream = iter(self._recipe.dataset)
-        self._skip(self._course.skip)
-
-    def _skip(self, count: int) -> None:
-        """Take what another worker had taken before its place was taken by this one."""
-        for _ in range(count):
-            try:
-                next(self._stream or iter(()))
-            except StopIteration:
-                return
-            except Exception:
-                continue  # it was told when that one took it
+        self._stream = Stream(self._recipe.dataset, standing)
 
     def _seeds_of(self, batch: int, offset: int, indices: tuple[Any, ...]) -> list[int]:
         return sample_seeds(self._course.base_seed, self._course.epoch, batch, offset, indices)
@@ -225,7 +216,11 @@ class Fetcher:
 
     def _next_of_stream(self, task: Task, slot: int, timing: Timing) -> Outcome:
         """The stream's next batch. Its samples can't be had twice, so an irregular one is collated here."""
-        samples = self._pull(task, timing)
+        assert self._stream is not None
+        try:
+            samples = self._pull(self._stream, task, timing)
+        finally:
+            timing.standing = self._stream.standing()
         short = len(samples) < len(task.indices)
         if not samples or (short and self._recipe.drop_last):
             return Exhausted()
@@ -236,19 +231,19 @@ class Fetcher:
         except Irregular:
             return self._collated(samples, slot)
 
-    def _pull(self, task: Task, timing: Timing) -> list[Any]:
+    def _pull(self, stream: Stream, task: Task, timing: Timing) -> list[Any]:
         """So many samples of the stream, or those that are left."""
         begin, policy = self._clock(), self._recipe.policy
         samples: list[Any] = []
-        while self._stream is not None and len(samples) < len(task.indices):
+        while len(samples) < len(task.indices):
             self._before_sample(task.batch, len(samples))
             try:
-                sample = next(self._stream)
+                sample = next(stream)
                 if sample is None and policy.refuses_none:
                     raise NoneSampleError
                 samples.append(sample)
             except StopIteration:
-                self._stream = None
+                break
             except Exception as error:
                 self._position = len(samples)
                 self._note(error, task, self._position, None)

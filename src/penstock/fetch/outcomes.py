@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.collate import Spec
+from penstock.streams import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,10 @@ Outcome = Rows | Block | Direct | NotRegular | Exhausted | LeftOut | Dropped | F
 
 @dataclass(slots=True)
 class Timing:
-    """How many samples one task made, and the seconds it took."""
+    """How many samples one task made, and the seconds it took; how the iterator over an iterable dataset
+    stands after it."""
 
     fetch_s: float = 0.0
     collate_s: float = 0.0
     samples: int = 0
+    standing: Standing | None = None

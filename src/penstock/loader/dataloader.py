@@ -5,18 +5,21 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import warnings
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
-from penstock.errors import ClosedError
+from penstock.errors import ClosedError, StateError
 from penstock.loader.iterator import LoaderIterator
 from penstock.original import TorchDataLoader
 from penstock.policy import Policy
+from penstock.resume import Books
 from penstock.stats import Recorder, Stats
 
 T = TypeVar("T")
@@ -24,6 +27,7 @@ T = TypeVar("T")
 SEEDINGS = "sample", "worker"
 START_METHODS = "fork", "forkserver", "spawn"
 """Where a context says anything else, its workers may be no processes: MONAI has one of threads."""
+_NOT_OURS = "this DataLoader uses torch's own iterator (see its documentation)"
 _TORCHS_ARGUMENTS = inspect.signature(TorchDataLoader.__init__).parameters
 
 
@@ -38,18 +42,23 @@ class DataLoader(TorchDataLoader[T]):
     none of Python's three, and on systems other than Linux.
 
     Raises:
+        StateError: by `load_state_dict`, and by the next ``iter()``, if the state isn't this loader's.
         ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
         WorkerDiedError: by ``next()``, when a worker ended without being asked to.
         BatchTimeoutError: by ``next()``, when no batch came within ``timeout`` seconds.
         DatasetNotSendableError: by ``iter()``, if the dataset can't be serialised (forkserver, spawn).
     """
 
+    errors: deque[BadSample]
+    """The samples that were bad up to now, over all epochs, the latest 10,000 of them."""
+
     _pool: ArenaPool | None = None
     _open: weakref.WeakSet[LoaderIterator]
     _latest: tuple[Recorder, Arena] | None = None
+    _newest: weakref.ref[LoaderIterator] | None = None
     _closed = False
     _epoch: int | None = None
-    _epochs_begun = 0
+    _next_count = 0
 
     def __init__(
         self,
@@ -80,13 +89,25 @@ class DataLoader(TorchDataLoader[T]):
         max_retries: int = 3,
         sample_timeout: float | None = None,
     ) -> None:
-        self.policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
+        if seeding not in SEEDINGS:
+            raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
         if sample_timeout is not None and num_workers == 0:
             raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
-        self.sample_timeout = sample_timeout
-        self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
-        self.none_is_error, self.max_retries = none_is_error, max_retries
+        self._seed, self._seeding = seed, seeding
+        self._policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
         self._book = ErrorBook(max_errors, errors_file)
+        self._books = Books()
+        self._show(
+            seed=seed,
+            seeding=seeding,
+            on_error=on_error,
+            max_errors=max_errors,
+            errors_file=errors_file,
+            none_is_error=none_is_error,
+            max_retries=max_retries,
+            sample_timeout=sample_timeout,
+            errors=self._book.kept,
+        )
         self.in_order, self.pin_memory_device = in_order, pin_memory_device
         since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
         super().__init__(
@@ -108,9 +129,13 @@ class DataLoader(TorchDataLoader[T]):
             pin_memory_device=pin_memory_device,
             **since_torch_2_6,
         )
-        if seeding not in SEEDINGS:
-            raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
-        self.seed, self.seeding = seed, seeding
+
+    def _show(self, **ours: Any) -> None:
+        """Have what torch's class hasn't as attributes, under names that subclasses may have taken: theirs
+        stay, and we read our own elsewhere."""
+        for name, value in ours.items():
+            if name not in vars(self) and not hasattr(type(self), name):
+                setattr(self, name, value)
 
     def __iter__(self) -> Any:
         if self._closed:
@@ -124,7 +149,7 @@ class DataLoader(TorchDataLoader[T]):
         return self._iterator
 
     def _get_iterator(self) -> Any:
-        if not self._can_be_ours():
+        if not self._loads_itself:
             return super()._get_iterator()
         self.check_worker_number_rationality()
         if self._pool is None:
@@ -133,13 +158,42 @@ class DataLoader(TorchDataLoader[T]):
         self._open.add(iterator)
         return iterator
 
-    def _can_be_ours(self) -> bool:
+    @property
+    def _loads_itself(self) -> bool:
+        """Whether the batches come from our iterator instead of torch's."""
         context = self.multiprocessing_context
         return (
             sys.platform == "linux"
             and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
             and (context is None or context.get_start_method() in START_METHODS)
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, to go on from there later, in another process too; see docs/resume.md.
+
+        It may be called at any moment, and describes the batches that were handed over. It is plain (JSON
+        takes it, but for what samplers and datasets tell by a ``state_dict`` of their own) and small.
+        """
+        if self._loads_itself:
+            return self._books.state(self)
+        warnings.warn(f"{_NOT_OURS}: its state_dict() is empty, and it begins anew.", stacklevel=2)
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where a loader like this one was when `state_dict` was taken.
+
+        The next ``iter()`` begins there, or an iterator that is in use goes on there: whichever comes first.
+        ``{}`` stands for no state.
+
+        Raises:
+            StateError: if this loader differs from that one in what decides the batches.
+        """
+        if state_dict and not self._loads_itself:
+            raise StateError(f"{_NOT_OURS}: it can't go on from a state.")
+        self._books.load(self, state_dict)
+        latest = None if self._newest is None else self._newest()
+        if state_dict and latest is not None:
+            latest.move(self)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the number of the next epoch to the sampler and to the dataset, as far as they have a
@@ -161,11 +215,6 @@ class DataLoader(TorchDataLoader[T]):
         recorder, arena = self._latest
         return recorder.snapshot(arena.made, arena.in_use)
 
-    @property
-    def errors(self) -> list[BadSample]:
-        """The samples that were bad up to now, over all epochs, the latest 10,000 of them."""
-        return list(self._book.kept)
-
     def close(self) -> None:
         """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""
         self._closed = True
@@ -183,8 +232,9 @@ class DataLoader(TorchDataLoader[T]):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, has workers and memory of its own."""
-        own = {"_pool", "_open", "_latest"}
+        own = {"_pool", "_open", "_latest", "_newest"}
         return {
             **{name: value for name, value in self.__dict__.items() if name not in own},
             "_iterator": None,
+            "_books": Books(self._books.loaded),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data.dataloader import _DatasetKind
@@ -13,6 +12,7 @@ from penstock.arena import ArenaPool
 from penstock.errors import ClosedError
 from penstock.loader.pinning import pin_device, pin_memory
 from penstock.loader.session import Session
+from penstock.resume import Passage
 from penstock.stats import Recorder
 
 Loader = Any
@@ -32,36 +32,44 @@ class LoaderIterator:
         self._iterable = loader._dataset_kind == _DatasetKind.Iterable
         self._sampler = loader._index_sampler
         self._pin_device = pin_device(loader)
-        self._open_session(loader, _index_batches(loader))
+        self._moved_by: Loader | None = None
+        self._open_session(loader, loader._books.begin(loader))
 
     def _reset(self, loader: Loader) -> None:
         """Begin the next epoch, with the same workers if they are of use; what is left of the last is
         dropped."""
-        batches = _index_batches(loader)
-        if not self.closed and self._session.abandon():
-            self._begin(loader, batches)
+        passage = loader._books.begin(loader)
+        if not self.closed and not passage.renewed and self._session.abandon():
+            self._begin(loader, passage)
         else:
             self.close()
-            self._open_session(loader, batches)
+            self._open_session(loader, passage)
 
-    def _open_session(self, loader: Loader, batches: Iterator[Any]) -> None:
+    def _open_session(self, loader: Loader, passage: Passage) -> None:
         recorder = Recorder()
-        self._session = Session(loader, self._pool)
+        self._session = Session(loader, self._pool, passage)
         self._close = weakref.finalize(self, self._session.close)
-        self._begin(loader, batches, recorder)
+        self._begin(loader, passage, recorder)
 
-    def _begin(self, loader: Loader, batches: Iterator[Any], recorder: Recorder | None = None) -> None:
-        self._finished = False
-        self._yielded = 0
+    def _begin(self, loader: Loader, passage: Passage, recorder: Recorder | None = None) -> None:
+        self._finished, self._moved_by = False, None
+        self._yielded = passage.given
         promised: Any = loader._IterableDataset_len_called
         self._promised: int | None = promised if self._iterable else None
         recorder = recorder or Recorder()
-        loader._latest = recorder, self._session.arena
+        loader._latest, loader._newest = (recorder, self._session.arena), weakref.ref(self)
         try:
-            self._engine = self._session.begin(loader, batches, recorder)
+            self._engine = self._session.begin(loader, passage, recorder)
         except BaseException:
             self.close()
             raise
+        self._passage = passage
+        loader._books.begun(passage)
+
+    def move(self, loader: Loader) -> None:
+        """The loader was given a state to go on from: the next batch is that which follows it."""
+        if not self._finished and not self.closed:
+            self._moved_by = loader
 
     def __iter__(self) -> LoaderIterator:
         return self
@@ -71,10 +79,13 @@ class LoaderIterator:
             raise StopIteration
         if self.closed:
             raise ClosedError("this iterator was closed: call iter() on the loader for another one.")
+        if self._moved_by is not None:
+            self._move()
         try:
             batch = next(self._engine)
         except StopIteration:
             self._finished = True
+            self._passage.finish()
             if not self._persistent:
                 self.close()
             raise
@@ -86,6 +97,12 @@ class LoaderIterator:
         if self._promised is not None and self._yielded > self._promised:
             self._warn_of_length()
         return batch if self._pin_device is None else pin_memory(batch, self._pin_device)
+
+    def _move(self) -> None:
+        loader: Loader = self._moved_by
+        self._moved_by = None
+        if loader._newest() is self and loader._books.loaded is not None:
+            self._reset(loader)
 
     def _warn_of_length(self) -> None:
         """torch's words, which people match."""
@@ -111,9 +128,3 @@ class LoaderIterator:
     def close(self) -> None:
         """End the workers, at once but for the sample in hand. May be called twice."""
         self._close()
-
-
-def _index_batches(loader: Loader) -> Iterator[Any]:
-    """The indices of each batch; without automatic batching, each index as a batch of one."""
-    sampler = iter(loader._index_sampler)
-    return sampler if loader._auto_collation else ((index,) for index in sampler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
 from penstock.fetch import Recipe
 from penstock.plan import Course
+from penstock.resume import Passage
 from penstock.stats import Recorder
 
 Loader = Any
@@ -25,7 +25,8 @@ Loader = Any
 class Session:
     """See above."""
 
-    def __init__(self, loader: Loader, pool: ArenaPool) -> None:
+    def __init__(self, loader: Loader, pool: ArenaPool, passage: Passage) -> None:
+        """Draws a base seed, as torch does, unless the first epoch goes on under one."""
         self._pool = pool
         self.dataset, self.workers = loader.dataset, loader.num_workers
         self._recipe = Recipe(
@@ -34,14 +35,19 @@ class Session:
             loader._auto_collation,
             loader._dataset_kind == _DatasetKind.Iterable,
             loader.drop_last,
-            loader.seeding == "sample",
-            loader.policy,
+            loader._seeding == "sample",
+            loader._policy,
         )
-        self._base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator).item())
+        if passage.base_seed is None:
+            drawn = torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+            self._base_seed = int(drawn.item())
+        else:
+            self._base_seed = passage.base_seed
         self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
         self._timeout = float(loader.timeout)
         self._in_order = bool(getattr(loader, "in_order", True))
         self._generation = 0
+        self._next_count = 1
         self._engine: Engine | None = None
         self.arena = pool.take()
         self._backend = self._make_backend(loader)
@@ -65,36 +71,40 @@ class Session:
         usable = self._backend.usable_here and self._backend.state is State.OPEN
         return usable and (self._engine is None or self._engine.abandon())
 
-    def begin(self, loader: Loader, batches: Iterator[Any], recorder: Recorder) -> Engine:
+    def begin(self, loader: Loader, passage: Passage, recorder: Recorder) -> Engine:
         """Start an epoch; the one before it was given up."""
         self._generation += 1
+        course = self._course(loader, passage)
         epoch = Epoch(
-            batches=batches,
+            batches=passage,
             ahead=self._ahead,
             rows=self._recipe.rows,
             splittable=self._recipe.splittable,
-            course=self._course(loader),
+            course=course,
             iterable=self._recipe.iterable,
             by_turns=self._recipe.by_turns,
             timeout=self._timeout,
             in_order=self._in_order,
-            policy=loader.policy,
+            policy=loader._policy,
             book=loader._book,
             dataset=self.dataset,
         )
         self._engine = Engine(epoch, self._backend, self.arena, recorder)
         return self._engine
 
-    def _course(self, loader: Loader) -> Course:
+    def _course(self, loader: Loader, passage: Passage) -> Course:
         """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
-        those under this base seed."""
-        announced = loader._epoch is not None
-        if loader.seed is None:
-            epoch = loader._epoch if announced else self._generation
-            return Course(self._generation, self._base_seed, epoch, announced)
-        epoch = loader._epoch if announced else loader._epochs_begun
-        loader._epochs_begun += 1
-        return Course(self._generation, loader.seed, epoch, announced)
+        those under this base seed. A passage that goes on has its own."""
+        counter: Any = self if loader._seed is None else loader
+        count = counter._next_count if passage.count is None else passage.count
+        counter._next_count = count + 1
+        if loader._seed is None and passage.base_seed is not None:
+            self._base_seed = passage.base_seed
+        base_seed = self._base_seed if loader._seed is None else loader._seed
+        passage.begin(loader, base_seed, count)
+        if passage.announced is None:
+            return Course(self._generation, base_seed, count)
+        return Course(self._generation, base_seed, passage.announced, announced=True)
 
     def close(self) -> None:
         self._backend.close()

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections import deque
-from dataclasses import astuple
+from collections.abc import Mapping
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -46,6 +46,7 @@ from penstock.backends.processes.worker import STACK_SIGNAL, LoadJob, WorkerJob
 from penstock.collate import Spec
 from penstock.errors import annotate
 from penstock.plan import Course, Task
+from penstock.streams import Standing
 
 _CLOSING = -1
 _NOBODY = 0
@@ -182,16 +183,20 @@ class ProcessesBackend(Backend):
 
     # -- work ------------------------------------------------------------------------------------
 
-    def begin(self, course: Course) -> None:
+    def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
         self.require_open()
         self._memory.control[0] = course.generation
-        for worker in self._set.values():
-            worker.line.post(frame(Begin(*astuple(course))))
+        for number in self._set:
+            self._begin(number, course, standings.get(number))
 
-    def replace(self, worker: int, course: Course) -> None:
+    def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         self.require_open()
         self._start_worker(self._control.sock, worker)
-        self._set[worker].line.post(frame(Begin(*astuple(course))))
+        self._begin(worker, course, standing)
+
+    def _begin(self, worker: int, course: Course, standing: Standing | None) -> None:
+        begin = Begin(course.generation, course.base_seed, course.epoch, course.announced, standing)
+        self._set[worker].line.post(frame(begin))
 
     def drop(self) -> None:
         self.require_open()

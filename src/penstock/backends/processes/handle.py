@@ -62,7 +62,7 @@ class WorkerHandle:
             result.offset,
             result.generation,
             self._outcome(result.kind, result.detail),
-            fetch.Timing(result.fetch_s, result.collate_s, result.samples),
+            fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing),
             tuple(replace(BadSample(*fields), worker=self.number) for fields in result.bad),
         )
 

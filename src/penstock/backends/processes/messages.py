@@ -1,6 +1,6 @@
 """What the main process, the template and the workers say to each other.
 
-All are tuples of numbers, strings and bytes but for `Run`, whose indices are what the sampler gave. User
+All are tuples of plain values but for `Run`, whose indices are what the sampler gave. User
 objects travel as bytes that are pickled and unpickled apart from the message, so that a failure there
 loses no message.
 """
@@ -8,6 +8,8 @@ loses no message.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+from penstock.streams import Standing
 
 
 class StartWorker(NamedTuple):
@@ -45,13 +47,14 @@ class Unready(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """Main to worker: a course's fields; the tasks that follow are of that course."""
+    """Main to worker: a course's fields; the tasks that follow are of that course. The iterator over an
+    iterable dataset goes on from `standing`."""
 
     generation: int
     base_seed: int
     epoch: int
     announced: bool
-    skip: int
+    standing: Standing | None
 
 
 class Run(NamedTuple):
@@ -72,7 +75,7 @@ class Result(NamedTuple):
     """Worker to main.
 
     `kind` is the outcome's class name, `detail` its fields; of `Rows` the spec is pickled, or None when
-    it is the one that this worker sent last.
+    it is the one that this worker sent last. `standing` is that of the iterator over an iterable dataset.
     """
 
     batch: int
@@ -81,6 +84,7 @@ class Result(NamedTuple):
     samples: int
     fetch_s: float
     collate_s: float
+    standing: Standing | None
     kind: str
     detail: tuple[Any, ...]
     bad: tuple[tuple[Any, ...], ...]

@@ -33,6 +33,7 @@ from penstock.collate import Spec
 from penstock.fetch import Abandoned, Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
 from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
+from penstock.streams import Standing
 
 _PR_SET_PDEATHSIG = 1
 STACK_SIGNAL = signal.SIGRTMAX - 3
@@ -127,11 +128,11 @@ class _Loop:
     def run(self) -> None:
         while (message := self._channel.receive()) is not None:
             if isinstance(message, Begin):
-                self._begin(Course(*message))
+                self._begin(Course(*message[:-1]), message.standing)
             else:
                 self._run_task(message)
 
-    def _begin(self, course: Course) -> None:
+    def _begin(self, course: Course, standing: Standing | None) -> None:
         """Begin an epoch; what user code raises ends every task of it."""
         self._generation = course.generation
         self._memory.forget_reserved()
@@ -141,7 +142,7 @@ class _Loop:
         try:
             if course.announced and hasattr(self._dataset, "set_epoch"):
                 self._dataset.set_epoch(course.epoch)
-            self._fetcher.begin(course)
+            self._fetcher.begin(course, standing)
         except Exception as error:
             self._broken = Failed(error, None, traceback.format_exc())
 
@@ -170,6 +171,7 @@ class _Loop:
                 timing.samples,
                 timing.fetch_s,
                 timing.collate_s,
+                timing.standing,
                 kind,
                 detail,
                 tuple(tuple(getattr(each, name) for name in BadSample.__slots__) for each in bad),

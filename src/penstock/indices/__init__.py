@@ -1,0 +1,19 @@
+"""The batches of an epoch: their indices, from any batch on, and the books of what was handed over."""
+
+from penstock.indices.describe import ELASTIC, describe, epoch_of
+from penstock.indices.dice import restore, state_of
+from penstock.indices.place import Place
+from penstock.indices.stream import IndexStream, outlook
+from penstock.indices.turns import Turns
+
+__all__ = [
+    "ELASTIC",
+    "IndexStream",
+    "Place",
+    "Turns",
+    "describe",
+    "epoch_of",
+    "outlook",
+    "restore",
+    "state_of",
+]

@@ -1,0 +1,135 @@
+"""The batches of one epoch, numbered, and the books of which of them were handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import Any
+
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
+
+from penstock.distributed import DistributedSampler, share
+from penstock.indices.orders import (
+    Elastic,
+    Order,
+    Origin,
+    Random,
+    Sequential,
+    Subset,
+    TorchDistributed,
+    Weighted,
+)
+from penstock.indices.place import Place, Progress
+from penstock.indices.walk import Walk
+from penstock.streams import Standing
+
+_ORDERS: dict[type, type[Order]] = {
+    SequentialSampler: Sequential,
+    RandomSampler: Random,
+    SubsetRandomSampler: Subset,
+    WeightedRandomSampler: Weighted,
+    TorchDistributedSampler: TorchDistributed,
+    DistributedSampler: Elastic,
+}
+"""By exact type: a subclass may have an ``__iter__`` of its own."""
+
+
+def order_of(sampler: Any, origin: Mapping[str, Any], nested: bool) -> Order:
+    """The order of a sampler; with `nested`, of one that gives batches."""
+    kind = None if nested else _ORDERS.get(type(sampler))
+    if kind is TorchDistributed and sampler.num_samples != share(sampler):
+        kind = None  # its dataset has grown or shrunk, which torch complains about
+    return Walk(sampler, origin, nested) if kind is None else kind(sampler, origin)
+
+
+def ungrouped(sampler: Any, batched: bool) -> tuple[Any, Any]:
+    """(torch's own `BatchSampler` or None, the sampler below it); `sampler` is that of a loader."""
+    groups = batched and type(sampler) is BatchSampler
+    return (sampler, sampler.sampler) if groups else (None, sampler)
+
+
+def outlook(sampler: Any, batched: bool, besides: Any) -> Origin:
+    """What the order of an epoch that hasn't begun will follow from; beside a generator that the caller
+    looks after, and what is drawn then."""
+    groups, base = ungrouped(sampler, batched)
+    return order_of(base, {}, batched and groups is None).outlook(besides)
+
+
+class IndexStream:
+    """An iterator over an epoch's batches, (number, indices), but for those that were handed over before.
+
+    It raises what the sampler raises.
+
+    Attributes:
+        progress: which batches were handed over, as `handed_over` was told.
+        turn: the number of the first batch.
+    """
+
+    standings: Mapping[int, Standing] = MappingProxyType({})
+    """There are none but of iterators over iterable datasets."""
+
+    def __init__(self, sampler: Any, batched: bool, place: Place | None = None) -> None:
+        place = place or Place()
+        self.progress = Progress(place.count, place.missing)
+        self.turn = self._first = self.progress.wanted_from
+        self._groups, base = ungrouped(sampler, batched)
+        self._order = order_of(base, place.origin, batched and self._groups is None)
+        self._start = self._order.begins_at(self._first * self._size)
+        if self._groups is not None:
+            batches = self._grouped(self._size, self._groups.drop_last)
+        else:
+            indices = self._order.indices(self._start)
+            batches = map(tuple, indices) if batched else ((index,) for index in indices)
+        self._batches = self._numbered(batches)
+
+    @property
+    def _size(self) -> int:
+        """How many indices of the order a batch takes; a short one at the end counts as if it weren't."""
+        return 1 if self._groups is None else int(self._groups.batch_size)
+
+    def __iter__(self) -> IndexStream:
+        return self
+
+    def __next__(self) -> tuple[int, tuple[Any, ...]]:
+        return next(self._batches)
+
+    def handed_over(self, number: int, worker: int | None = None, standing: Standing | None = None) -> None:
+        """That batch was; it doesn't matter who made it."""
+        del worker, standing
+        self.progress.add(number)
+
+    @property
+    def count(self) -> int:
+        """How many batches of the epoch were handed over."""
+        return self.progress.count
+
+    def place(self) -> Place:
+        """From where another stream over the same sampler goes on with what was not handed over."""
+        progress = self.progress
+        origin = self._order.origin(self._given(progress.wanted_from))
+        return Place(progress.count, sorted(progress.missing), origin)
+
+    def _given(self, number: int) -> int:
+        """How many indices the order has given before that batch."""
+        return self._start + (number - self._first) * self._size
+
+    def _grouped(self, size: int, drop_last: bool) -> Iterator[tuple[Any, ...]]:
+        indices = self._order.indices(self._start)
+        while len(batch := tuple(islice(indices, size))) == size or (batch and not drop_last):
+            yield batch
+
+    def _numbered(self, batches: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        for number, batch in enumerate(batches, self._first):
+            short = self._groups is not None and len(batch) < self._size
+            wanted_from = self._given(self.progress.wanted_from)
+            self._order.note(self._given(number + 1), batch, wanted_from, last=short)
+            if self.progress.wants(number):
+                yield number, batch

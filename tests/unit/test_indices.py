@@ -1,0 +1,321 @@
+"""The index streams beside torch's own samplers: the same batches, the same draws, from any batch on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
+
+import penstock
+from penstock.indices import IndexStream, Place
+from penstock.indices.dice import global_dice, restore, state_of
+
+GLOBAL = "global"
+"""Stands for torch's default generator, given by name."""
+
+
+class Own(Sampler[int]):
+    """Shuffles with a generator that it keeps."""
+
+    def __init__(self, size: int, kind: str) -> None:
+        self.size = size
+        self.dice = {
+            "torch": lambda: torch.Generator().manual_seed(5),
+            "random": lambda: random.Random(5),
+            "numpy": lambda: np.random.default_rng(5),
+            "old": lambda: np.random.RandomState(5),
+            "philox": lambda: np.random.Generator(np.random.Philox(5)),
+        }[kind]()
+
+    def __iter__(self) -> Iterator[int]:
+        for index in range(self.size):
+            if isinstance(self.dice, torch.Generator):
+                step = int(torch.randint(self.size, (), generator=self.dice))
+            elif isinstance(self.dice, random.Random):
+                step = self.dice.randrange(self.size)
+            elif isinstance(self.dice, np.random.RandomState):
+                step = int(self.dice.randint(self.size))
+            else:
+                step = int(self.dice.integers(self.size))
+            yield (index + step) % self.size
+
+
+class Global(Sampler[int]):
+    """Shuffles with the global generators, when it is asked for its iterator and at the first index."""
+
+    def __init__(self, size: int, kind: str) -> None:
+        self.size, self.kind = size, kind
+
+    def shuffled(self) -> list[int]:
+        order = list(range(self.size))
+        if self.kind == "random":
+            random.shuffle(order)
+        elif self.kind == "numpy":
+            np.random.shuffle(order)
+        else:
+            order = torch.randperm(self.size).tolist()
+        return order
+
+    def __iter__(self) -> Iterator[int]:
+        early = self.shuffled()
+        return (early[place] for place in self._late())
+
+    def _late(self) -> Iterator[int]:
+        yield from self.shuffled()
+
+
+class Nested(Sampler[list[int]]):
+    """Batches of growing length over another sampler, as those that group by length are."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        wanted = 1
+        for index in self.sampler:
+            batch.append(index)
+            if len(batch) == wanted:
+                yield batch
+                batch, wanted = [], wanted % 3 + 1
+        if batch:
+            yield batch
+
+
+class Stateful(Sampler[int]):
+    """Endless but for `size`; goes on from its state, to which it alone knows the way."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.at, self.rounds = size, 0, 0
+
+    def __iter__(self) -> Iterator[int]:
+        while self.at < self.size:
+            self.at += 1
+            yield (self.at * 7 + self.rounds) % self.size
+        self.at, self.rounds = 0, self.rounds + 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at, "rounds": self.rounds}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at, self.rounds = state["at"], state["rounds"]
+
+
+class StatefulIterator:
+    """The iterator of a sampler that has no state itself."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.at = size, 0
+
+    def __iter__(self) -> StatefulIterator:
+        return self
+
+    def __next__(self) -> int:
+        if self.at == self.size:
+            raise StopIteration
+        self.at += 1
+        return self.size - self.at
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+class ByIterator(Sampler[int]):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __iter__(self) -> Iterator[int]:
+        return StatefulIterator(self.size)
+
+
+class Subclass(RandomSampler):
+    """Overrides what the order is made of."""
+
+    def __iter__(self) -> Iterator[int]:
+        return (index + 1000 for index in super().__iter__())
+
+
+def generator_of(name: str | None) -> torch.Generator | None:
+    if name == GLOBAL:
+        return torch.default_generator
+    return None if name is None else torch.Generator().manual_seed(int(name))
+
+
+Make = Callable[[], Any]
+sizes = st.integers(1, 80)
+generators = st.sampled_from([None, GLOBAL, "3"])
+randoms = st.builds(
+    lambda size, name, replacement, count: (
+        lambda: RandomSampler(range(size), replacement, count, generator_of(name))
+    ),
+    sizes,
+    generators,
+    st.booleans(),
+    st.none() | st.integers(1, 200),
+)
+subsets = st.builds(
+    lambda size, name: lambda: SubsetRandomSampler([3 * i for i in range(size)], generator_of(name)),
+    sizes,
+    generators,
+)
+weighted = st.builds(
+    lambda size, name, count: lambda: WeightedRandomSampler([1.0] * size, count, True, generator_of(name)),
+    sizes,
+    generators,
+    st.integers(1, 100),
+)
+
+
+@st.composite
+def distributed(draw: st.DrawFn, kind: Any) -> Make:
+    size, world, epoch = draw(st.integers(0, 80)), draw(st.integers(1, 6)), draw(st.integers(0, 3))
+    rank, shuffle, drop_last = draw(st.integers(0, world - 1)), draw(st.booleans()), draw(st.booleans())
+
+    def make() -> Any:
+        sampler = kind(range(size), world, rank, shuffle, 3, drop_last)
+        sampler.set_epoch(epoch)
+        return sampler
+
+    return make
+
+
+known = st.one_of(
+    st.builds(lambda size: lambda: SequentialSampler(range(size)), st.integers(0, 80)),
+    randoms,
+    subsets,
+    weighted,
+    distributed(TorchDistributedSampler),
+    distributed(penstock.DistributedSampler),
+)
+others = st.one_of(
+    st.builds(lambda size: lambda: list(range(size, 0, -1)), sizes),
+    st.builds(lambda size: lambda: Subclass(range(size)), sizes),
+    st.builds(
+        lambda size, kind: lambda: Own(size, kind),
+        sizes,
+        st.sampled_from(["torch", "random", "numpy", "old", "philox"]),
+    ),
+    st.builds(
+        lambda size, kind: lambda: Global(size, kind), sizes, st.sampled_from(["torch", "random", "numpy"])
+    ),
+    st.builds(lambda size: lambda: Stateful(size), sizes),
+    st.builds(lambda size: lambda: ByIterator(size), sizes),
+)
+
+
+@st.composite
+def samplers(draw: st.DrawFn, inner: Any) -> tuple[Make, bool]:
+    """(what makes a sampler, whether it gives batches)."""
+    make = draw(inner)
+    how = draw(st.sampled_from(["single", "torch", "nested"]))
+    if how == "single":
+        return make, False
+    if how == "nested":
+        return lambda: Nested(make()), True
+    size, drop_last = draw(st.integers(1, 12)), draw(st.booleans())
+    return lambda: BatchSampler(make(), size, drop_last), True
+
+
+def seed_all() -> None:
+    torch.manual_seed(11)
+    random.seed(11)
+    np.random.seed(11)
+
+
+def drawn_next() -> list[Any]:
+    """What the global generators give next; tells their states apart."""
+    return [torch.rand(1).item(), random.random(), float(np.random.rand())]
+
+
+def global_states() -> dict[str, Any]:
+    return {name: state_of(dice) for name, dice in global_dice().items()}
+
+
+def batches_of(sampler: Any, batched: bool) -> list[tuple[Any, ...]]:
+    """What torch's loader gets."""
+    return [tuple(batch) if batched else (batch,) for batch in sampler]
+
+
+@given(samplers(st.one_of(known, others)))
+@settings(max_examples=300, deadline=None)
+def test_two_epochs_are_torchs_and_leave_the_generators_as_torch_does(drawn: tuple[Make, bool]) -> None:
+    make, batched = drawn
+    seed_all()
+    sampler = make()
+    theirs = [batches_of(sampler, batched) for _ in range(2)], drawn_next()
+    seed_all()
+    sampler = make()
+    streams = [list(IndexStream(sampler, batched)) for _ in range(2)]
+    ours = [[batch for _, batch in stream] for stream in streams], drawn_next()
+    assert ours == theirs
+    assert all([number for number, _ in stream] == list(range(len(stream))) for stream in streams)
+    assert [type(index) for _, batch in streams[0] for index in batch] == [
+        type(index) for batch in theirs[0][0] for index in batch
+    ]
+
+
+def taken(stream: IndexStream, count: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """The next batches, handed over."""
+    got = []
+    for _ in range(count):
+        got.append(next(stream))
+        stream.handed_over(got[-1][0])
+    return got
+
+
+def through_json(place: Place) -> Place:
+    return Place(**json.loads(json.dumps({name: getattr(place, name) for name in Place.__slots__})))
+
+
+@given(samplers(st.one_of(known, others)), st.data())
+@settings(max_examples=400, deadline=None)
+def test_it_goes_on_from_any_place_in_a_new_process(drawn: tuple[Make, bool], data: st.DataObject) -> None:
+    """Twice, with batches made ahead, and with other states of the global generators meanwhile."""
+    make, batched = drawn
+    seed_all()
+    sampler = make()
+    whole = list(IndexStream(sampler, batched))
+    between = global_states()
+    second_epoch = list(IndexStream(sampler, batched))
+
+    seed_all()
+    sampler = make()
+    stream, got = IndexStream(sampler, batched), []
+    for _ in range(2):
+        count = data.draw(st.integers(0, len(whole) - len(got)))
+        got += taken(stream, count)
+        ahead = data.draw(st.integers(0, 5))
+        made = len([next(stream, None) for _ in range(ahead)])
+        place = through_json(stream.place())
+        if count or made:
+            torch.manual_seed(99), random.seed(99), np.random.seed(99)
+        sampler = make()
+        stream = IndexStream(sampler, batched, place)
+        assert stream.place() == place
+    before = global_states()
+    got += stream
+    assert got == whole, vars(getattr(sampler, "sampler", sampler))
+    trailing = getattr(getattr(sampler, "sampler", sampler), "generator", None) is torch.default_generator
+    if place.count and not trailing:
+        assert global_states() == before, "the draws were made in the run that was saved"
+    for name, dice in global_dice().items():
+        restore(dice, between[name])
+    assert list(IndexStream(sampler, batched)) == second_epoch
