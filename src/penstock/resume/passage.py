@@ -53,8 +53,10 @@ class Passage:
             self.base_seed, self.count = loaded["base_seed"], loaded["count"]
             self.announced, self._generator = loaded["announced"], loaded.get("generator")
             return Place(loaded["_num_yielded"], loaded["missing"], loaded["order"])
+        if loaded["base_seed"] is not None and keeps_seed(loader):
+            self.base_seed = loaded["base_seed"]
         if loaded["base_seed"] is not None and (loader._seed is not None or keeps_seed(loader)):
-            self.base_seed, self.count = loaded["base_seed"], loaded["count"] + 1
+            self.count = loaded["count"] + 1
         if "generator" in loaded:
             restore(loader.generator, loaded["generator"])
         return Place(origin=loaded["order"])
