@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -65,7 +66,7 @@ def _dumps(batch: Any, place: Any) -> bytes:
     stream = io.BytesIO()
     try:
         _Pickler(stream, protocol=5, buffer_callback=place).dump(batch)
-    except BatchTooLargeError:
+    except (BatchTooLargeError, BatchNotSendableError):
         raise
     except Exception as plain:
         try:
@@ -79,8 +80,14 @@ class _Pickler(pickle.Pickler):
     """Leaves the bytes of plain tensors beside the pickle; numpy does so for its arrays by itself."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, torch.Tensor) and obj.layout is not torch.strided:
+        if not isinstance(obj, torch.Tensor):
+            return NotImplemented
+        if obj.requires_grad and not obj.is_leaf:
+            raise BatchNotSendableError("Tensor", "autograd's record of how it was made can't be sent along (detach it)")
+        if obj.layout is not torch.strided:
             return _load_saved, (_saved(obj),)
+        if obj.is_quantized and obj.qscheme() in _REQUANTIZE:
+            return _REQUANTIZE[obj.qscheme()](obj)
         if type(obj) is not torch.Tensor or not is_plain(obj) or obj.is_conj() or obj.is_neg():
             return NotImplemented
         if obj.numel() == 0:
@@ -96,6 +103,22 @@ class _Pickler(pickle.Pickler):
             stride = tuple(0 if old == 0 else new for old, new in zip(stride, kept, strict=True))
         raw: Any = dense.reshape(-1).view(torch.uint8).numpy()
         return _rebuild_tensor, (pickle.PickleBuffer(raw), obj.dtype, shape, stride)
+
+
+def _reduce_by_tensor(t: torch.Tensor) -> tuple[Any, ...]:
+    return torch._make_per_tensor_quantized_tensor, (t.int_repr(), t.q_scale(), t.q_zero_point())
+
+
+def _reduce_by_channel(t: torch.Tensor) -> tuple[Any, ...]:
+    scales, zeros = t.q_per_channel_scales(), t.q_per_channel_zero_points()
+    return torch._make_per_channel_quantized_tensor, (t.int_repr(), scales, zeros, t.q_per_channel_axis())
+
+
+_REQUANTIZE: dict[Any, Callable[[torch.Tensor], tuple[Any, ...]]] = {
+    torch.per_tensor_affine: _reduce_by_tensor,
+    torch.per_channel_affine: _reduce_by_channel,
+}
+"""Quantised tensors, whose own pickle goes through a class that torch warns of."""
 
 
 def _empty_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
