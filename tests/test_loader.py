@@ -519,3 +519,126 @@ def test_a_warm_slot_is_not_counted_as_missing_memory(monkeypatch: pytest.Monkey
     assert len(list(loader)) == 8
     free[0] = 50 << 20
     assert len(list(loader)) == 8
+
+
+# -- epochs and seeds ----------------------------------------------------------------------------
+
+
+class Epochs(Squares):
+    """Knows which epoch it is in."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Any:
+        return self.epoch, torch.rand(1)
+
+
+class EpochSampler(torch.utils.data.SequentialSampler):
+    epochs: list[int]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs = [*getattr(self, "epochs", []), epoch]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+def test_set_epoch_reaches_the_sampler_and_the_dataset_everywhere(options: dict[str, Any]) -> None:
+    dataset = Epochs(12)
+    sampler = EpochSampler(dataset)
+    with DataLoader(dataset, batch_size=4, sampler=sampler, **options) as loader:
+        for epoch in (0, 3, 4):
+            loader.set_epoch(epoch)
+            assert [epochs.tolist() for epochs, _ in loader] == [[epoch] * 4] * 3
+    assert sampler.epochs == [0, 3, 4]
+
+
+def test_a_dataset_changed_between_epochs_is_seen_changed() -> None:
+    dataset = Epochs(8)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2)
+    for dataset.epoch in (5, 6):
+        assert [epochs.tolist() for epochs, _ in loader] == [[dataset.epoch] * 4] * 2
+
+
+SETTINGS = [{}, {"num_workers": 1}, {"num_workers": 3}, {"num_workers": 2, "prefetch_factor": 5}]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("options", SETTINGS)
+def test_random_samples_are_the_same_with_and_without_workers(options: dict[str, Any]) -> None:
+    def run(**options: Any) -> list[Any]:
+        torch.manual_seed(7)
+        loader = DataLoader(Noise(60), batch_size=4, shuffle=True, **options)
+        return [*loader, *loader]
+
+    assert equal(run(**options), run(num_workers=2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_seed_alone_decides_what_samples_draw(workers: int) -> None:
+    def run(seed: int, epoch: int | None = None) -> list[Any]:
+        loader = DataLoader(Noise(20), batch_size=4, num_workers=workers, seed=seed)
+        if epoch is not None:
+            loader.set_epoch(epoch)
+        return [*loader, *loader] if epoch is None else list(loader)
+
+    both = run(1)
+    assert equal(run(1), both)
+    assert not equal(both[:5], both[5:]), "the second epoch draws anew"
+    assert equal(run(1, epoch=1), both[5:])
+    assert not equal(run(2), both)
+
+
+def test_the_callers_generators_are_left_alone() -> None:
+    before = torch.get_rng_state().tolist()
+    loader = DataLoader(Noise(20), batch_size=4, seed=1)
+    iterator = iter(loader)
+    after_iter = torch.get_rng_state().tolist()
+    assert after_iter != before, "torch draws a base seed too"
+    list(iterator)
+    assert torch.get_rng_state().tolist() == after_iter
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_seeding_by_worker_is_torchs_scheme(workers: int) -> None:
+    def run(kind: Any, **options: Any) -> list[Any]:
+        torch.manual_seed(7)
+        np.random.seed(7)
+        return list(kind(Drawing(8), batch_size=4, num_workers=workers, prefetch_factor=None, **options))
+
+    assert equal(run(DataLoader, seeding="worker"), run(torch.utils.data.DataLoader))
+
+
+class Drawing(Squares):
+    def __getitem__(self, index: int) -> Any:
+        return torch.rand(2)
+
+
+def test_an_unknown_seeding_is_refused() -> None:
+    with pytest.raises(ValueError, match="'sample' or 'worker'"):
+        DataLoader(Squares(3), seeding="none")
+
+
+def test_every_argument_is_an_attribute_of_its_name() -> None:
+    import inspect
+
+    loader = DataLoader(Squares(8), batch_size=2, num_workers=2, prefetch_factor=3, seed=5)
+    names = set(inspect.signature(DataLoader.__init__).parameters) - {"self", "shuffle"}
+    assert {name for name in names if not hasattr(loader, name)} == set()
+    again = DataLoader(
+        **{name: getattr(loader, name) for name in names - {"batch_sampler"} if name in vars(loader)}
+    )
+    assert equal(list(again), list(loader))
+
+
+def test_the_kept_iterator_may_be_reset_to_none() -> None:
+    loader = DataLoader(Squares(8), batch_size=2, num_workers=1, persistent_workers=True)
+    first = iter(loader)
+    assert loader._iterator is first
+    loader._iterator = None
+    del first
+    assert our_children() == []
+    assert len(list(loader)) == 4
+    assert isinstance(DataLoader[Any], object)
+    loader.close()

@@ -12,9 +12,12 @@ when the last tensor of it dies.
 
 from __future__ import annotations
 
+import logging
+import signal
 import time
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,13 +25,14 @@ import numpy as np
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
 from penstock.collate import batch_of_rows, unpack
-from penstock.errors import BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
-from penstock.fetch import Block, Direct, Failed, NotRegular, Outcome, Rows
-from penstock.plan import Task, Window, parts_for, split, window
+from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
+from penstock.fetch import Block, Direct, Exhausted, Failed, NotRegular, Outcome, Rows
+from penstock.machine import memory_kills
+from penstock.plan import Course, Task, Window, parts_for, split, window
+from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
 
-NOBODY = 0
-"""The generation that no task has; epochs count from 1."""
+_log = logging.getLogger("penstock")
 
 
 @dataclass(slots=True)
@@ -39,12 +43,20 @@ class _Batch:
     indices: tuple[Any, ...]
     slot: int
     rows: bool
+    worker: int | None
+    iterable: bool
     left: int = 0
+    samples: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         return self.left == 0
+
+    def sample(self, position: int) -> SampleInHand:
+        if self.iterable:
+            return SampleInHand(self.number, position, self.worker)
+        return SampleInHand(self.number, self.indices[position])
 
     def failure(self) -> Failed | None:
         """Of several, the one of the first sample, whichever came first."""
@@ -69,20 +81,24 @@ class Epoch:
         ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).
-        base_seed: the seed that every sample's seed follows from.
-        generation: tells this epoch's tasks from those of earlier ones on the same backend.
+        course: what its tasks have in common.
+        by_turns: the workers make one batch each, by turns, as it matters which worker makes it.
+        iterable: that is since each has an iterator, which ends by itself.
         timeout: seconds to wait for a batch; 0 for ever.
         in_order: hand batches over in their order, or as they are done.
+        policy: what is done about faults.
     """
 
     batches: Iterator[Sequence[Any]]
     ahead: int
     rows: bool
     splittable: bool
-    base_seed: int
-    generation: int
+    course: Course
+    by_turns: bool
+    iterable: bool
     timeout: float
     in_order: bool
+    policy: Policy
 
 
 class Engine:
@@ -92,12 +108,16 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
+        self._deaths = Deaths(epoch.policy)
+        self._memory_kills = memory_kills()
+        self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
+        self._turns = deque(range(backend.workers if epoch.by_turns else 0))
         self._numbers = 0
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
-        backend.begin(epoch.generation)
+        backend.begin(epoch.course)
         self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
@@ -105,14 +125,10 @@ class Engine:
 
     def __next__(self) -> Any:
         since = self._recorder.clock()
-        if not self._making:
-            self._fill(1)
-        if not self._making:
-            self._raise_end()
         batch = self._next_complete()
         del self._making[batch.number]
         result, nbytes, copied = self._assemble(batch)
-        self._recorder.batch_out(len(batch.indices), since, nbytes, copied)
+        self._recorder.batch_out(batch.samples, since, nbytes, copied)
         wanted = self._window()
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
@@ -125,7 +141,7 @@ class Engine:
         Returns False if that took longer than the epoch's timeout: then the backend has to be closed.
         """
         self._exhausted = True
-        self._backend.begin(NOBODY)
+        self._backend.drop()
         deadline = self._deadline()
         while any(batch.left for batch in self._making.values()):
             left = None if deadline is None else deadline - time.monotonic()
@@ -174,7 +190,9 @@ class Engine:
             if indices is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(self._numbers, indices, slot, self._rows)
+            batch = _Batch(
+                self._numbers, indices, slot, self._rows, self._next_worker(), self._epoch.iterable
+            )
             self._numbers += 1
             self._making[batch.number] = batch
             self._submit(batch)
@@ -190,6 +208,22 @@ class Engine:
         self._exhausted = True
         return None
 
+    def _next_worker(self) -> int | None:
+        """By turns, in a fixed order; so the order of batches doesn't depend on who is done when."""
+        if not self._turns:
+            return None
+        self._turns.rotate(-1)
+        return self._turns[-1]
+
+    def _on_exhausted(self, batch: _Batch) -> None:
+        """A worker's iterator has ended: the other workers go on."""
+        if batch.worker is not None and batch.worker in self._turns:
+            self._turns.remove(batch.worker)
+        self._exhausted |= not self._turns
+        del self._making[batch.number]
+        self._arena.release(batch.slot)
+        self._fill(self._window().high)
+
     def _submit(self, batch: _Batch) -> None:
         size = len(batch.indices)
         split_it = batch.rows and self._epoch.splittable
@@ -199,13 +233,13 @@ class Engine:
         batch.left = len(places)
         for place in places:
             task = Task(
-                self._epoch.generation,
+                self._epoch.course.generation,
                 batch.number,
                 place.start,
                 batch.indices[place.start : place.stop],
                 size,
                 batch.rows,
-                self._epoch.base_seed,
+                batch.worker,
             )
             try:
                 self._backend.submit(task, batch.slot)
@@ -217,6 +251,7 @@ class Engine:
         """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
         self._rows = batch.rows = False
         batch.outcomes.clear()
+        batch.samples = 0
         self._submit(batch)
 
     def _raise_end(self) -> NoReturn:
@@ -228,6 +263,10 @@ class Engine:
     def _next_complete(self) -> _Batch:
         deadline = self._deadline()
         while (batch := self._first_complete()) is None:
+            if not self._making:
+                self._fill(1)
+            if not self._making:
+                self._raise_end()
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()
@@ -248,24 +287,62 @@ class Engine:
 
     def _on_event(self, event: Done | Died) -> None:
         if isinstance(event, Died):
-            raise self._death(event)
-        self._recorder.task_done(event.worker, event.samples, event.timing.fetch_s, event.timing.collate_s)
+            self._on_death(event)
+            return
+        timing = event.timing
+        self._taken[event.worker] += timing.samples
+        self._deaths.forget(event.worker)
+        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1
+        batch.samples += timing.samples
+        if isinstance(event.outcome, Exhausted):
+            self._on_exhausted(batch)
+            return
         if batch.complete and batch.failure() is None and batch.irregular():
-            self._submit_collated(batch)
+            if not batch.iterable:
+                self._submit_collated(batch)
+            else:  # its samples are gone
+                error = BatchNotSendableError("of an iterable dataset", "its class can't be imported here")
+                batch.outcomes = [Failed(error, None, "")]
+
+    def _on_death(self, event: Died) -> None:
+        """Have another take its place, and the lost tasks run again: they give the same batches.
+
+        A sample that keeps killing its worker has failed like one that raises; workers that die without
+        being on a sample, and a template, end the epoch.
+        """
+        error = self._death(event)
+        sample = event.sample
+        culprit = (event.worker, sample) if self._epoch.iterable else sample
+        hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
+            raise error
+        _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
+        self._recorder.worker_replaced()
+        skip = self._taken[event.worker] if self._epoch.iterable else 0
+        self._backend.replace(event.worker, replace(self._epoch.course, skip=skip))
+        for task in event.lost:
+            if hopeless and sample is not None and task.holds(*sample):
+                self._making[task.batch].outcomes.append(Failed(error, sample[1], ""))
+                self._making[task.batch].left -= 1
+            else:
+                self._backend.submit(task, self._making[task.batch].slot)
 
     def _death(self, event: Died) -> WorkerDiedError:
+        kills, self._memory_kills = self._memory_kills, memory_kills()
+        told = kills is not None and self._memory_kills is not None and event.exitcode == -signal.SIGKILL
+        for_memory = self._memory_kills != kills if told else None
         sample = self._name(event.sample)
-        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample)
+        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample, for_memory)
 
     def _name(self, place: tuple[int, int] | None) -> SampleInHand | None:
         """The sample at (batch, position), with its index."""
         if place is None or place[0] not in self._making:
             return None
         number, position = place
-        return SampleInHand(number, self._making[number].indices[position])
+        return self._making[number].sample(position)
 
     def _raise_timeout(self) -> None:
         busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
@@ -304,8 +381,7 @@ class Engine:
         if failed.position is None:
             annotate(failed.error, f"in making batch {batch.number}")
         else:
-            sample = SampleInHand(batch.number, batch.indices[failed.position])
-            annotate(failed.error, str(sample))
+            annotate(failed.error, str(batch.sample(failed.position)))
         if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
             stopped = RuntimeError("collate_fn raised StopIteration")
             stopped.__cause__ = failed.error

@@ -72,12 +72,23 @@ class WorkerTraceback(PenstockError):
 
 @dataclass(frozen=True, slots=True)
 class SampleInHand:
-    """What a worker was doing: the index it had passed, or was about to pass, to ``dataset[i]``."""
+    """What a worker was doing.
+
+    Attributes:
+        batch: the number of the batch.
+        index: what it had passed, or was about to pass, to ``dataset[i]``; with `stream`, the place in the
+            batch of what it asked its iterator for.
+        stream: of an iterable dataset, the worker whose iterator it was.
+    """
 
     batch: int
     index: object
+    stream: int | None = None
 
     def __str__(self) -> str:
+        if self.stream is not None:
+            place = f"sample {self.index} of batch {self.batch}"
+            return f"on {place} from the iterable dataset in worker {self.stream}"
         return f"on dataset[{self.index!r}] for batch {self.batch}"
 
 
@@ -89,17 +100,28 @@ class WorkerDiedError(PenstockError, RuntimeError):
         pid: its process id.
         exitcode: as in ``multiprocessing.Process.exitcode``: negative for a signal, None if unknown.
         sample: the sample it was on, or None between samples.
+        for_memory: the kernel says that it killed a process for lack of memory; None if it doesn't say.
     """
 
     def __init__(
-        self, worker: int | None, pid: int, exitcode: int | None, sample: SampleInHand | None
+        self,
+        worker: int | None,
+        pid: int,
+        exitcode: int | None,
+        sample: SampleInHand | None,
+        for_memory: bool | None = None,
     ) -> None:
+        self.for_memory = for_memory
         self.worker, self.pid, self.exitcode, self.sample = worker, pid, exitcode, sample
-        who = "the template process of the workers" if worker is None else f"worker {worker}"
         where = "between samples" if sample is None else str(sample)
-        text = f"{who} (pid {pid}) {describe_exit(exitcode)}"
-        text += "" if worker is None else f" {where}"
-        super().__init__(f"{text}.{exit_remedy(worker, exitcode, sample)}")
+        if worker is None:
+            text = f"The template process of the DataLoader workers (pid {pid}) {describe_exit(exitcode)}."
+        else:  # begins with torch's words, which people match
+            text = (
+                f"DataLoader worker (pid {pid}) {describe_exit(exitcode)}. It was worker {worker}, {where}."
+            )
+        remedy = MEMORY_REMEDY if for_memory else exit_remedy(worker, exitcode, sample)
+        super().__init__(text + remedy)
 
 
 class BatchTimeoutError(PenstockError, RuntimeError):
@@ -114,7 +136,7 @@ class BatchTimeoutError(PenstockError, RuntimeError):
         self, batch: int, timeout: float, busy: Sequence[tuple[int, int, SampleInHand | None]]
     ) -> None:
         self.timeout, self.busy = timeout, tuple(busy)
-        lines = [f"batch {batch} did not come within timeout={timeout:g} seconds."]
+        lines = [f"DataLoader timed out after {timeout:g} seconds: batch {batch} did not come."]
         lines += [f"  worker {w} (pid {pid}) is {s or 'between samples'}" for w, pid, s in busy]
         lines.append("Raise timeout=, or look at why these samples take so long.")
         super().__init__("\n".join(lines))
@@ -183,14 +205,19 @@ def human_bytes(count: float) -> str:
 def describe_exit(exitcode: int | None) -> str:
     """How a process ended, in words."""
     if exitcode is None:
-        return "ended in an unknown way"
+        return "exited unexpectedly"
     if exitcode >= 0:
-        return f"ended by itself with exit code {exitcode}"
+        return f"exited unexpectedly with exit code {exitcode}"
     try:
-        name = signal.Signals(-exitcode).name
+        number = signal.Signals(-exitcode)
     except ValueError:
-        name = f"signal {-exitcode}"
-    return f"was killed by {name}"
+        return f"is killed by signal: {-exitcode}"
+    return f"is killed by signal: {signal.strsignal(number)} ({number.name})"
+
+
+MEMORY_REMEDY = (
+    " The kernel killed it for lack of memory: use fewer workers, a smaller batch_size or smaller samples."
+)
 
 
 def exit_remedy(worker: int | None, exitcode: int | None, sample: SampleInHand | None) -> str:
@@ -202,7 +229,9 @@ def exit_remedy(worker: int | None, exitcode: int | None, sample: SampleInHand |
         )
     if exitcode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE):
         return " A library written in C crashed." + (
-            f" Call dataset[{sample.index!r}] in a process of its own to see it." if sample else ""
+            f" Call dataset[{sample.index!r}] in a process of its own to see it."
+            if sample is not None and sample.stream is None
+            else ""
         )
     if worker is None:
         return " Its own words, if any, are on standard error."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from penstock.collate import (
     stack_into,
     tensors_of,
 )
-from penstock.plan import Task, sample_seeds
+from penstock.plan import Course, Task, sample_seeds
 from penstock.seeding import SampleSeeder, Seed
 
 
@@ -66,6 +66,11 @@ class NotRegular:
 
 
 @dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The iterable dataset of this process has no further batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """The task was abandoned."""
 
@@ -85,15 +90,16 @@ class Failed:
     text: str
 
 
-Outcome = Rows | Block | Direct | NotRegular | Dropped | Failed
+Outcome = Rows | Block | Direct | NotRegular | Exhausted | Dropped | Failed
 
 
 @dataclass(slots=True)
 class Timing:
-    """Seconds that one task took."""
+    """How many samples one task made, and the seconds it took."""
 
     fetch_s: float = 0.0
     collate_s: float = 0.0
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +110,27 @@ class Recipe:
     collate_fn: Callable[[Any], Any]
     batched: bool
     """False for ``batch_size=None``: a task is then one sample, given to `collate_fn` as it is."""
+    iterable: bool = False
+    """Samples come from ``iter(dataset)`` instead of ``dataset[i]``."""
+    drop_last: bool = False
+    """Of an iterable dataset, leave out a last batch that is short."""
+    seeds_samples: bool = True
+    """Every sample gets random state of its own; otherwise that is left to the dataset."""
 
     @property
     def rows(self) -> bool:
-        """Whether samples may be placed as rows."""
-        return self.batched and is_default_collate(self.collate_fn)
+        """Whether samples may be placed as rows; if they turn out not to fit, they are made again."""
+        return self.batched and (self.seeds_samples or self.iterable) and is_default_collate(self.collate_fn)
+
+    @property
+    def by_turns(self) -> bool:
+        """Whether it matters which worker makes a batch: each has its iterator, or its random state."""
+        return self.iterable or not self.seeds_samples
 
     @property
     def splittable(self) -> bool:
         """Whether several tasks may make one batch."""
-        return self.rows and batched_getter(self.dataset) is None
+        return self.rows and not self.by_turns and batched_getter(self.dataset) is None
 
 
 def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
@@ -131,7 +148,8 @@ class Fetcher:
 
     `memory` is the process's mapping of the arena. Without one, every batch is collated and returned as an
     object, exactly as torch does it.
-    With no `seeder` the global generators are left to the dataset, as torch does without workers.
+    With no `seeder` the generators are left to the dataset, as torch does. `can_send` tells whether the
+    caller can be told of a spec.
     """
 
     def __init__(
@@ -140,11 +158,16 @@ class Fetcher:
         memory: Memory | None,
         before_sample: Callable[[int, int], None],
         seeder: SampleSeeder | None,
+        worker: int = 0,
+        can_send: Callable[[Spec], bool] = lambda _: True,
     ) -> None:
         self._recipe, self._memory = recipe, memory
+        self._worker, self._can_send = worker, can_send
+        self._course = Course(0, 0, 0)
+        self._stream: Iterator[Any] | None = None
         self._before_sample = before_sample
         self._seeder = seeder
-        self._get_many = batched_getter(recipe.dataset) if recipe.batched else None
+        self._get_many = batched_getter(recipe.dataset) if recipe.batched and not recipe.iterable else None
         self._spec: Spec | None = None
         self._clock = time.perf_counter
         self._position: int | None = None
@@ -160,17 +183,36 @@ class Fetcher:
         timing.collate_s = max(0.0, self._clock() - start - timing.fetch_s)
         return outcome, timing
 
-    def new_epoch(self) -> None:
-        """Forget the views of the arena: the main process may have given memory back."""
-        self._views.clear()
+    def begin(self, course: Course) -> None:
+        """Begin an epoch; raises what ``iter()`` on an iterable dataset raises."""
+        self._course = course
+        self._views.clear()  # the main process may have given memory back
         if self._seeder is not None:
             self._seeder.look_again()
+        if self._recipe.iterable:
+            if self._seeder is not None and self._memory is not None:
+                self._seeder.seed_all(self._seeds_of(0, 0, (self._worker,))[0])
+            self._stream = iter(self._recipe.dataset)
+            self._skip(course.skip)
+
+    def _skip(self, count: int) -> None:
+        """Take what another worker had taken before its place was taken by this one."""
+        for _ in range(count):
+            try:
+                next(self._stream or iter(()))
+            except StopIteration:
+                return
+            except Exception:
+                continue  # it was told when that one took it
+
+    def _seeds_of(self, batch: int, offset: int, indices: tuple[Any, ...]) -> list[int]:
+        return sample_seeds(self._course.base_seed, self._course.epoch, batch, offset, indices)
 
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
         seeder = self._seeder
-        if seeder is None:
+        if seeder is None or self._recipe.iterable:
             return self._attempt(task, slot, timing, None)
-        seeds = sample_seeds(task.base_seed, task.generation, task.batch, task.offset, task.indices)
+        seeds = self._seeds_of(task.batch, task.offset, task.indices)
         studied = 0 if self._get_many else len(task.indices) - 1
         while True:
             seed = seeder.begin(seeds, studied)
@@ -193,6 +235,8 @@ class Fetcher:
             return Failed(error, self._position, traceback.format_exc())
 
     def _make(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
+        if self._recipe.iterable:
+            return self._next_of_stream(task, slot, timing)
         if not self._recipe.batched:
             return self._collated(self._fetch(task, 0, 1, timing, seed)[0], slot)
         if self._get_many is not None:
@@ -216,6 +260,38 @@ class Fetcher:
             raise
         self._completed = start + len(samples) == len(task.indices)
         timing.fetch_s += self._clock() - begin
+        timing.samples += len(samples)
+        return samples
+
+    def _next_of_stream(self, task: Task, slot: int, timing: Timing) -> Outcome:
+        """The stream's next batch. Its samples can't be had twice, so an irregular one is collated here."""
+        samples = self._pull(task, timing)
+        short = len(samples) < len(task.indices)
+        if not samples or (short and self._recipe.drop_last):
+            return Exhausted()
+        if not self._recipe.batched:
+            return self._collated(samples[0], slot)
+        try:
+            return self._batch_of(samples, task, slot)
+        except Irregular:
+            return self._collated(samples, slot)
+
+    def _pull(self, task: Task, timing: Timing) -> list[Any]:
+        """So many samples of the stream, or those that are left."""
+        begin = self._clock()
+        samples: list[Any] = []
+        while self._stream is not None and len(samples) < len(task.indices):
+            self._before_sample(task.batch, len(samples))
+            try:
+                samples.append(next(self._stream))
+            except StopIteration:
+                self._stream = None
+            except BaseException:
+                self._position = len(samples)
+                timing.samples += len(samples) + 1  # taken, if not made
+                raise
+        timing.fetch_s += self._clock() - begin
+        timing.samples += len(samples)
         return samples
 
     def _fetch_many(
@@ -229,6 +305,7 @@ class Fetcher:
         many = get_many(list(task.indices))
         self._completed = bool(task.indices)
         timing.fetch_s += self._clock() - begin
+        timing.samples += len(task.indices)
         return many
 
     def _rows(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
@@ -254,7 +331,10 @@ class Fetcher:
         return Rows(writer.spec, len(many))
 
     def _writer(self, first: Any, slot: int, rows: int, first_row: int) -> RowWriter:
-        spec = self._spec = spec_of(first, self._spec)
+        spec = spec_of(first, self._spec)
+        if spec is not self._spec and not self._can_send(spec):
+            raise Irregular
+        self._spec = spec
         return RowWriter(spec, self._tensors(slot, spec, rows), first_row)
 
     def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:

@@ -17,6 +17,13 @@ def available_memory() -> int:
     return min(int(psutil.virtual_memory().available), *_cgroup_memory_left())
 
 
+def memory_kills() -> int | None:
+    """How many processes of this cgroup the kernel has killed for lack of memory; None if it isn't told."""
+    group = next(_groups(CGROUP, ""))
+    counts = [_keyed(group / "memory.events", "oom_kill"), _keyed(group / "memory.oom_control", "oom_kill")]
+    return next((count for count in counts if count is not None), None)
+
+
 def _cgroup_memory_left() -> Iterator[int]:
     """Bytes left under each limit on this process's memory: of its cgroup and those above it."""
     for controller, mount, limit_name, usage_name, cache_key in (
@@ -54,11 +61,16 @@ def _groups(mount: Path, controller: str) -> Iterator[Path]:
 
 def _reclaimable(path: Path, key: str) -> int:
     """Bytes of page cache that the kernel drops before it calls memory short."""
+    return _keyed(path, key) or 0
+
+
+def _keyed(path: Path, key: str) -> int | None:
+    """The number behind a key, in a file of such lines."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), None)
 
 
 def _number(path: Path) -> int | None:

@@ -27,18 +27,36 @@ MAX_QUEUE = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """What all tasks of one epoch have in common.
+
+    Attributes:
+        generation: which epoch of the backend's life it is; a worker drops the tasks of others.
+        base_seed: the seed that every sample's seed follows from.
+        epoch: the number of the epoch, from which they follow too.
+        announced: the user chose that number by ``set_epoch``: the dataset in each worker is to know it.
+        skip: for a worker that takes another's place, how many samples of its iterator that one had taken.
+    """
+
+    generation: int
+    base_seed: int
+    epoch: int
+    announced: bool = False
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A run of samples of one batch: the unit that is handed to a worker.
 
     Attributes:
-        generation: which epoch of the backend's life it belongs to; a worker drops others, and the
-            samples' seeds follow from it too.
+        generation: of the `Course` that it belongs to.
         batch: the batch's number in the epoch, from 0.
         offset: the place of its first sample in the batch.
         indices: what to pass to ``dataset[i]``; without automatic batching, the one index.
         batch_size: the number of samples of the whole batch.
         rows: place regular samples row by row; otherwise collate, which needs the whole batch.
-        base_seed: the epoch's seed, from which every sample's seed follows.
+        worker: the one that has to run it, if it matters which: its iterator is the one to ask.
     """
 
     generation: int
@@ -47,7 +65,11 @@ class Task:
     indices: tuple[Any, ...]
     batch_size: int
     rows: bool
-    base_seed: int
+    worker: int | None = None
+
+    def holds(self, batch: int, position: int) -> bool:
+        """Whether the sample at this place is one of its samples."""
+        return batch == self.batch and 0 <= position - self.offset < len(self.indices)
 
 
 def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:

@@ -58,6 +58,8 @@ class Stats:
     """Slots of shared memory made so far."""
     slots_in_use: int = 0
     """Slots that a batch in the making or a batch of the user's holds."""
+    workers_replaced: int = 0
+    """Workers that died, and whose place another took."""
     workers: Mapping[int, WorkerStats] = field(default_factory=lambda: MappingProxyType({}))
     """By the worker's number; 0 is the calling process when ``num_workers=0``."""
 
@@ -69,7 +71,7 @@ class Recorder:
         self.clock = clock
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
-        self._fetched = 0
+        self._fetched = self._replaced = 0
         self._wait = self._work_s = 0.0
         self._first: float | None = None
         self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
@@ -78,6 +80,9 @@ class Recorder:
         self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
         self._fetched += samples
         self._work_s += fetch_s + collate_s
+
+    def worker_replaced(self) -> None:
+        self._replaced += 1
 
     def batch_out(self, samples: int, waited_since: float, nbytes: int, copied: bool) -> None:
         """Count one batch handed over now, to a caller that has waited since `waited_since`."""
@@ -109,5 +114,6 @@ class Recorder:
             self._copied,
             slots,
             slots_in_use,
+            self._replaced,
             MappingProxyType(dict(sorted(self._workers.items()))),
         )

@@ -27,7 +27,7 @@ from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.collate import batch_of_rows, unpack
 from penstock.errors import ClosedError, DatasetNotSendableError
 from penstock.fetch import Block, Direct, Dropped, Failed, NotRegular, Recipe, Rows
-from penstock.plan import Task, split
+from penstock.plan import Course, Task, split
 from tests.conftest import our_children
 from tests.datasets import Fails, Hooked, Marks, Mixed, Named, Squares, equal
 
@@ -53,7 +53,7 @@ class Bench:
         size = len(indices)
         for p in split(size, parts):
             part = tuple(indices[p.start : p.stop])
-            self.backend.submit(Task(generation, batch, p.start, part, size, rows, base_seed=3), slot)
+            self.backend.submit(Task(generation, batch, p.start, part, size, rows), slot)
         self.backend.flush()
 
     def events(self, count: int) -> list[Event]:
@@ -111,7 +111,7 @@ def bench(
     try:
         if start:
             bench.backend.start()
-            bench.backend.begin(1)
+            bench.backend.begin(Course(1, 3, 1))
         yield bench
     finally:
         bench.backend.close()
@@ -145,7 +145,7 @@ def test_every_task_is_done_once(kind: str) -> None:
             b.submit(number, [1, 2, 3, 4])
         done = b.done(10)
         assert Counter((d.batch, d.offset) for d in done) == Counter((n, 0) for n in range(10))
-        assert {(d.generation, d.samples) for d in done} == {(1, 4)}
+        assert {(d.generation, d.timing.samples) for d in done} == {(1, 4)}
         assert b.backend.wait(0) == []
 
 
@@ -164,7 +164,7 @@ def test_several_tasks_fill_one_batch() -> None:
         b.submit(0, indices, parts=5)
         done = b.done(5)
         assert Counter(d.offset for d in done) == Counter(p.start for p in split(17, 5))
-        assert sum(d.samples for d in done) == 17
+        assert sum(d.timing.samples for d in done) == 17
         assert len({d.outcome for d in done}) == 1
         assert equal(b.batch(done[0]), default_collate([dataset[i] for i in indices]))
 
@@ -240,7 +240,7 @@ def test_the_time_a_task_took_is_told(kind: str) -> None:
 
 def test_tasks_of_another_generation_are_dropped_before_their_first_sample(tmp_path: Path) -> None:
     with bench("fork", Marks(tmp_path)) as b:
-        b.backend.begin(2)
+        b.backend.begin(Course(2, 3, 2))
         for number in range(4):
             b.submit(number, [1, 2], generation=1)
         assert [done.outcome for done in b.done(4)] == [Dropped()] * 4
@@ -255,7 +255,7 @@ def test_submitting_never_waits_for_a_worker() -> None:
         for number in range(1, 5):
             b.submit(number, [0] * 200_000)  # each more than a socket takes
         leave()
-        b.backend.begin(2)
+        b.backend.begin(Course(2, 3, 2))
         assert Counter(done.batch for done in b.done(5)) == Counter(range(5))
 
 

@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "plan": 1,
     "arena": 1,
     "collate": 1,
+    "policy": 1,
     "seeding": 1,
     "fetch": 2,
     "backends": 3,

@@ -6,7 +6,8 @@ from collections import deque
 
 from penstock.backends.base import Backend, Busy, Done, Event, State
 from penstock.fetch import Fetcher, Recipe
-from penstock.plan import Task
+from penstock.plan import Course, Task
+from penstock.seeding import SampleSeeder
 
 
 class InlineBackend(Backend):
@@ -16,13 +17,20 @@ class InlineBackend(Backend):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self._fetcher = Fetcher(recipe, None, _go_on, seeder=None)
+        seeder = SampleSeeder(recipe.dataset, keep_state=True) if recipe.seeds_samples else None
+        self._fetcher = Fetcher(recipe, None, _go_on, seeder)
         self._tasks: deque[tuple[Task, int]] = deque()
 
     def start(self) -> None:
         self._state = State.OPEN
 
-    def begin(self, generation: int) -> None:
+    def begin(self, course: Course) -> None:
+        self._fetcher.begin(course)
+
+    def replace(self, worker: int, course: Course) -> None:
+        raise NotImplementedError("nobody dies here")
+
+    def drop(self) -> None:
         """Nothing to do: an epoch that is left early has no task in the making."""
 
     def submit(self, task: Task, slot: int) -> None:
@@ -38,8 +46,7 @@ class InlineBackend(Backend):
         task, slot = self._tasks[0]
         outcome, timing = self._fetcher.run(task, slot)
         self._tasks.popleft()  # only now: a task that Ctrl-C cut short is run again
-        samples = len(task.indices)
-        return [Done(0, task.batch, task.offset, task.generation, samples, outcome, timing)]
+        return [Done(0, task.batch, task.offset, task.generation, outcome, timing)]
 
     def busy(self) -> list[Busy]:
         return []

@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 from collections import deque
+from dataclasses import astuple
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -28,6 +29,7 @@ from penstock.backends.base import (
 from penstock.backends.processes import failures
 from penstock.backends.processes.handle import WorkerHandle
 from penstock.backends.processes.messages import (
+    Begin,
     Ended,
     EndWorkers,
     Run,
@@ -41,9 +43,11 @@ from penstock.backends.processes.wire import Line, frame, pair
 from penstock.backends.processes.worker import LoadJob, WorkerJob
 from penstock.collate import Spec
 from penstock.errors import annotate
-from penstock.plan import Task
+from penstock.plan import Course, Task
 
 _CLOSING = -1
+_NOBODY = 0
+"""The generation that no task has; courses count from 1."""
 
 
 class ProcessesBackend(Backend):
@@ -115,6 +119,7 @@ class ProcessesBackend(Backend):
         ours, theirs = pair()
         with theirs:
             seed = self._base_seed + number
+            select.select([], [control], [], KILL_S)  # the template may have much to read, but not for long
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
         worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
         worker.notes.clear()
@@ -175,9 +180,20 @@ class ProcessesBackend(Backend):
 
     # -- work ------------------------------------------------------------------------------------
 
-    def begin(self, generation: int) -> None:
+    def begin(self, course: Course) -> None:
         self.require_open()
-        self._memory.control[0] = generation
+        self._memory.control[0] = course.generation
+        for worker in self._set.values():
+            worker.line.post(frame(Begin(*astuple(course))))
+
+    def replace(self, worker: int, course: Course) -> None:
+        self.require_open()
+        self._start_worker(self._control.sock, worker)
+        self._set[worker].line.post(frame(Begin(*astuple(course))))
+
+    def drop(self) -> None:
+        self.require_open()
+        self._memory.control[0] = _NOBODY
 
     def submit(self, task: Task, slot: int) -> None:
         """See the contract; raises whatever pickling the indices raises."""
@@ -189,9 +205,12 @@ class ProcessesBackend(Backend):
             task.indices,
             task.batch_size,
             task.rows,
-            task.base_seed,
+            task.worker,
             slot,
         )
+        if task.worker is not None:
+            self._set[task.worker].give(task, frame(run))
+            return
         self._waiting.append((task, frame(run)))
         self._hand_out(in_advance=self._all_run)
 

@@ -47,9 +47,8 @@ class WorkerHandle:
             result.batch,
             result.offset,
             result.generation,
-            result.samples,
             self._outcome(result.kind, result.detail),
-            fetch.Timing(result.fetch_s, result.collate_s),
+            fetch.Timing(result.fetch_s, result.collate_s, result.samples),
         )
 
     def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:

@@ -44,6 +44,16 @@ class Unready(NamedTuple):
     error: bytes
 
 
+class Begin(NamedTuple):
+    """Main to worker: a course's fields; the tasks that follow are of that course."""
+
+    generation: int
+    base_seed: int
+    epoch: int
+    announced: bool
+    skip: int
+
+
 class Run(NamedTuple):
     """Main to worker: a task's fields."""
 
@@ -53,7 +63,7 @@ class Run(NamedTuple):
     indices: tuple[Any, ...]
     batch_size: int
     rows: bool
-    base_seed: int
+    worker: int | None
     slot: int
 
 

@@ -24,11 +24,11 @@ from torch.utils.data._utils import worker as torch_worker
 
 from penstock.arena import Memory, Notes
 from penstock.backends.processes import failures
-from penstock.backends.processes.messages import Result, Run
+from penstock.backends.processes.messages import Begin, Result, Run
 from penstock.backends.processes.wire import Channel
 from penstock.collate import Spec
-from penstock.fetch import Abandoned, Failed, Fetcher, NotRegular, Outcome, Recipe, Rows, Timing
-from penstock.plan import Task
+from penstock.fetch import Abandoned, Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
+from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
 
 _PR_SET_PDEATHSIG = 1
@@ -72,7 +72,7 @@ def _dress_like_torch(job: WorkerJob, worker: int, seed: int) -> None:
     torch.set_num_threads(1)
     random.seed(seed)
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(torch_worker._generate_state(seed - worker, worker))  # type: ignore[no-untyped-call]
     torch_worker._worker_info = torch_worker.WorkerInfo(
         id=worker, num_workers=job.workers, seed=seed, dataset=job.recipe.dataset
     )
@@ -85,40 +85,61 @@ class _Loop:
         self._worker, self._channel, self._memory = worker, channel, memory
         self._notes = Notes(memory, worker)
         self._fetcher: Fetcher | None = None
-        self._broken = Failed(RuntimeError("the worker isn't prepared"), None, "")
+        self._broken: Failed | None = None
         self._generation = 0
+        self._dataset: Any = None
+        self._spec: bytes | None = None
         self._sent_spec: Spec | None = None
 
     def prepare(self, load: LoadJob, seed: int) -> None:
         """Load the job and run the user's ``worker_init_fn``; what is raised ends every task."""
         try:
             job = load()
+            self._dataset = job.recipe.dataset
             _dress_like_torch(job, self._worker, seed)
             if job.worker_init_fn is not None:
                 job.worker_init_fn(self._worker)
-            seeder = SampleSeeder(job.recipe.dataset)
-            self._fetcher = Fetcher(job.recipe, self._memory, self._before_sample, seeder)
+            seeder = SampleSeeder(job.recipe.dataset) if job.recipe.seeds_samples else None
+            self._fetcher = Fetcher(
+                job.recipe, self._memory, self._before_sample, seeder, self._worker, self._can_send
+            )
         except Exception as error:
             self._broken = Failed(error, None, traceback.format_exc())
 
     def run(self) -> None:
         while (message := self._channel.receive()) is not None:
-            self._run_task(message)
+            if isinstance(message, Begin):
+                self._begin(Course(*message))
+            else:
+                self._run_task(message)
+
+    def _begin(self, course: Course) -> None:
+        """Begin an epoch; what user code raises ends every task of it."""
+        self._generation = course.generation
+        self._memory.forget_reserved()
+        if self._fetcher is None:
+            return
+        self._broken = None
+        try:
+            if course.announced and hasattr(self._dataset, "set_epoch"):
+                self._dataset.set_epoch(course.epoch)
+            self._fetcher.begin(course)
+        except Exception as error:
+            self._broken = Failed(error, None, traceback.format_exc())
 
     def _before_sample(self, batch: int, position: int) -> None:
         if self._notes.sample(batch, position) != self._generation:
             raise Abandoned
 
     def _run_task(self, run: Run) -> None:
-        task = Task(*run[:-1])
+        task, timing = Task(*run[:-1]), Timing()
+        outcome: Outcome
         if task.generation != self._generation:
-            self._generation = task.generation
-            self._memory.forget_reserved()
-            if self._fetcher is not None:
-                self._fetcher.new_epoch()
-        outcome: Outcome = self._broken
-        timing = Timing()
-        if self._fetcher is not None:
+            outcome = Dropped()
+        elif self._broken is not None:
+            outcome = self._broken
+        else:
+            assert self._fetcher is not None
             outcome, timing = self._fetcher.run(task, run.slot)
         self._notes.clear()
         kind, detail = self._describe(outcome)
@@ -127,7 +148,7 @@ class _Loop:
                 task.batch,
                 task.offset,
                 task.generation,
-                len(task.indices),
+                timing.samples,
                 timing.fetch_s,
                 timing.collate_s,
                 kind,
@@ -135,24 +156,21 @@ class _Loop:
             )
         )
 
+    def _can_send(self, spec: Spec) -> bool:
+        """Whether the main process can be told of it: not so if a sample is a named tuple, or has keys, of
+        a class that can't be imported."""
+        try:
+            self._spec = pickle.dumps(spec)
+        except Exception:
+            return False
+        return True
+
     def _describe(self, outcome: Outcome) -> tuple[str, tuple[Any, ...]]:
         kind = type(outcome).__name__
         if isinstance(outcome, Failed):
             return kind, (failures.dump(outcome.error), outcome.position, outcome.text)
         if isinstance(outcome, Rows):
-            if outcome.spec is self._sent_spec:
-                return kind, (None, outcome.rows)
-            spec = _pickled(outcome.spec)
-            if spec is None:
-                return NotRegular.__name__, ()
+            spec = None if outcome.spec is self._sent_spec else self._spec
             self._sent_spec = outcome.spec
             return kind, (spec, outcome.rows)
         return kind, tuple(getattr(outcome, f.name) for f in dataclasses.fields(outcome))
-
-
-def _pickled(spec: Spec) -> bytes | None:
-    """None where a sample is a named tuple, or has keys, of a class that can't be imported."""
-    try:
-        return pickle.dumps(spec)
-    except Exception:
-        return None

@@ -1,0 +1,163 @@
+"""The public `DataLoader`: torch's own class, with another iterator."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.utils.data
+from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
+
+from penstock.arena import Arena, ArenaPool
+from penstock.errors import ClosedError
+from penstock.loader.iterator import LoaderIterator
+from penstock.policy import Policy
+from penstock.stats import Recorder, Stats
+
+T = TypeVar("T")
+
+SEEDINGS = "sample", "worker"
+_TORCHS_ARGUMENTS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+
+
+class DataLoader(torch.utils.data.DataLoader[T]):
+    """A drop-in for ``torch.utils.data.DataLoader``: the same arguments, batches and order.
+
+    What differs is how it works: workers that write samples straight into shared memory, several of
+    them into one batch; a batch handed over without a copy; and an end that waits for nothing but the
+    sample in hand. ``loader.stats()`` tells where the time went. It may be used in a ``with`` block.
+
+    DataPipes are loaded by torch's own iterator, and everything is on systems other than Linux.
+
+    Raises:
+        ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
+        WorkerDiedError: by ``next()``, when a worker ended without being asked to.
+        BatchTimeoutError: by ``next()``, when no batch came within ``timeout`` seconds.
+        DatasetNotSendableError: by ``iter()``, if the dataset can't be serialised (forkserver, spawn).
+    """
+
+    _pool: ArenaPool | None = None
+    _open: weakref.WeakSet[LoaderIterator]
+    _latest: tuple[Recorder, Arena] | None = None
+    _closed = False
+    _epoch: int | None = None
+    _epochs_begun = 0
+
+    def __init__(
+        self,
+        dataset: Dataset[T],
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Any = None,
+        batch_sampler: Any = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Any = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        seed: int | None = None,
+        seeding: str = "sample",
+        max_retries: int = 3,
+    ) -> None:
+        self.policy = Policy(max_retries=max_retries)
+        self.max_retries = max_retries
+        self.in_order, self.pin_memory_device = in_order, pin_memory_device
+        since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
+        super().__init__(
+            dataset,
+            batch_size,
+            shuffle,
+            sampler,
+            batch_sampler,
+            num_workers,
+            collate_fn,
+            pin_memory,
+            drop_last,
+            timeout,
+            worker_init_fn,
+            multiprocessing_context,
+            generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            pin_memory_device=pin_memory_device,
+            **since_torch_2_6,
+        )
+        if seeding not in SEEDINGS:
+            raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
+        self.seed, self.seeding = seed, seeding
+
+    def __iter__(self) -> Any:
+        if self._closed:
+            raise ClosedError("this DataLoader was closed; make another one to load from it again.")
+        if not (self.persistent_workers and self.num_workers > 0):
+            return self._get_iterator()
+        if self._iterator is None:
+            self._iterator = self._get_iterator()
+        else:
+            self._iterator._reset(self)
+        return self._iterator
+
+    def _get_iterator(self) -> Any:
+        if sys.platform != "linux" or isinstance(self.dataset, IterDataPipe | MapDataPipe):
+            return super()._get_iterator()
+        self.check_worker_number_rationality()
+        if self._pool is None:
+            self._pool, self._open = ArenaPool(), weakref.WeakSet()
+        iterator = LoaderIterator(self, self._pool)
+        self._open.add(iterator)
+        return iterator
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the number of the next epoch to the sampler and to the dataset, as far as they have a
+        ``set_epoch``: to the dataset here and to its copy in every worker, also with ``persistent_workers``.
+
+        With ``seed=`` the samples' random state follows from this number too.
+        """
+        self._epoch = epoch
+        inner: Any = getattr(self.batch_sampler, "sampler", None)
+        knowing: list[Any] = [self.sampler, self.batch_sampler, inner, self.dataset]
+        for each in {id(one): one for one in knowing}.values():
+            if hasattr(each, "set_epoch"):
+                each.set_epoch(epoch)
+
+    def stats(self) -> Stats:
+        """What the latest epoch of this loader, begun by ``iter()``, has done up to now."""
+        if self._latest is None:
+            return Stats()
+        recorder, arena = self._latest
+        return recorder.snapshot(arena.made, arena.in_use)
+
+    def close(self) -> None:
+        """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""
+        self._closed = True
+        if self._pool is None:
+            return
+        for iterator in list(self._open):
+            iterator.close()
+        self._pool.close()
+
+    def __enter__(self) -> DataLoader[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, has workers and memory of its own."""
+        own = {"_pool", "_open", "_latest"}
+        return {
+            **{name: value for name, value in self.__dict__.items() if name not in own},
+            "_iterator": None,
+        }

@@ -1,0 +1,104 @@
+"""The workers and the arena of one iterator, for as long as it lives."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data.dataloader import _DatasetKind
+
+from penstock.arena import MAX_WORKERS, ArenaPool
+from penstock.backends.base import Backend, State
+from penstock.backends.inline import InlineBackend
+from penstock.backends.processes import ProcessesBackend, WorkerJob
+from penstock.engine import Engine, Epoch
+from penstock.fetch import Recipe
+from penstock.plan import Course
+from penstock.stats import Recorder
+
+Loader = Any
+"""A `penstock.DataLoader`, whose module is above this one."""
+
+
+class Session:
+    """See above."""
+
+    def __init__(self, loader: Loader, pool: ArenaPool) -> None:
+        self._pool = pool
+        self.dataset, self.workers = loader.dataset, loader.num_workers
+        self._recipe = Recipe(
+            loader.dataset,
+            loader.collate_fn,
+            loader._auto_collation,
+            loader._dataset_kind == _DatasetKind.Iterable,
+            loader.drop_last,
+            loader.seeding == "sample",
+        )
+        self._base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator).item())
+        self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
+        self._timeout = float(loader.timeout)
+        self._in_order = bool(getattr(loader, "in_order", True))
+        self._generation = 0
+        self._engine: Engine | None = None
+        self.arena = pool.take()
+        self._backend = self._make_backend(loader)
+        try:
+            self._backend.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_backend(self, loader: Loader) -> Backend:
+        if loader.num_workers == 0:
+            return InlineBackend(self._recipe)
+        if loader.num_workers > MAX_WORKERS:
+            raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {loader.num_workers}")
+        job = WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)
+        context = loader.multiprocessing_context or multiprocessing.get_context()
+        return ProcessesBackend(job, self.arena.memory, context, self._base_seed)
+
+    def abandon(self) -> bool:
+        """Give up the epoch that is under way; False if these workers are of no more use."""
+        usable = self._backend.usable_here and self._backend.state is State.OPEN
+        return usable and (self._engine is None or self._engine.abandon())
+
+    def begin(self, loader: Loader, batches: Iterator[Any], recorder: Recorder) -> Engine:
+        """Start an epoch; the one before it was given up."""
+        self._generation += 1
+        epoch = Epoch(
+            batches=batches,
+            ahead=self._ahead,
+            rows=self._recipe.rows,
+            splittable=self._recipe.splittable,
+            course=self._course(loader),
+            iterable=self._recipe.iterable,
+            by_turns=self._recipe.by_turns,
+            timeout=self._timeout,
+            in_order=self._in_order,
+            policy=loader.policy,
+        )
+        self._engine = Engine(epoch, self._backend, self.arena, recorder)
+        return self._engine
+
+    def _course(self, loader: Loader) -> Course:
+        """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
+        those under this base seed."""
+        announced = loader._epoch is not None
+        if loader.seed is None:
+            epoch = loader._epoch if announced else self._generation
+            return Course(self._generation, self._base_seed, epoch, announced)
+        epoch = loader._epoch if announced else loader._epochs_begun
+        loader._epochs_begun += 1
+        return Course(self._generation, loader.seed, epoch, announced)
+
+    def close(self) -> None:
+        self._backend.close()
+        if self._engine is not None:
+            self._engine.release()
+        if self._backend.settled:
+            self.arena.trim(keep=self._ahead + 1)
+            self._pool.give(self.arena)
+        else:
+            self.arena.close()
