@@ -183,30 +183,37 @@ class Engine:
             if slot is None:
                 return
             try:
-                indices = self._next_indices()
+                batch = self._next_batch(slot)
             except BaseException:  # Ctrl-C in the sampler
                 self._arena.release(slot)
                 raise
-            if indices is None:
+            if batch is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(
-                self._numbers, indices, slot, self._rows, self._next_worker(), self._epoch.iterable
-            )
-            self._numbers += 1
             self._making[batch.number] = batch
-            self._submit(batch)
+            if not batch.outcomes:
+                self._submit(batch)
 
-    def _next_indices(self) -> tuple[Any, ...] | None:
+    def _next_batch(self, slot: int) -> _Batch | None:
         """What the sampler gives next; None at its end, or if it raised, which waits for its turn."""
+        indices: tuple[Any, ...] = ()
+        outcomes: list[Outcome] = []
         try:
-            return tuple(next(self._epoch.batches))
+            given = next(self._epoch.batches)
         except StopIteration:
-            pass
+            self._exhausted = True
+            return None
         except Exception as error:
             self._sampler_error = error
-        self._exhausted = True
-        return None
+            self._exhausted = True
+            return None
+        try:
+            indices = tuple(given)
+        except Exception as error:  # no batch at all, or a lazy one
+            outcomes.append(Failed(error, None, ""))
+        worker, number = self._next_worker(), self._numbers
+        self._numbers += 1
+        return _Batch(number, indices, slot, self._rows, worker, self._epoch.iterable, outcomes=outcomes)
 
     def _next_worker(self) -> int | None:
         """By turns, in a fixed order; so the order of batches doesn't depend on who is done when."""
@@ -256,7 +263,10 @@ class Engine:
 
     def _raise_end(self) -> NoReturn:
         error, self._sampler_error = self._sampler_error, None
-        raise StopIteration if error is None else self._on_purpose(error)
+        if error is None:
+            raise StopIteration
+        self._exhausted = False  # it may have more to give
+        raise self._on_purpose(error)
 
     # -- waiting ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate, default_convert
 
 from tests.differential import samples
-from tests.differential.recording import STEPS, Setting
+from tests.differential.recording import MOST_BATCHES, STEPS, Setting
 from tests.differential.samples import Box, Description, Failing, Leaf, Now, Opaque, Pinnable, Shelf, Sized
 from tests.differential.sources import (
     BATCH_SAMPLERS,
@@ -42,12 +42,17 @@ def nested(leaves: st.SearchStrategy[Description]) -> st.SearchStrategy[Descript
 
 def now(rare: st.SearchStrategy[Description], usual: st.SearchStrategy[Description]) -> Any:
     at = st.integers(0, 6)
-    return st.builds(lambda every, at, *both: Now(every, at % every, *both), st.integers(2, 7), at, rare, usual)
+    return st.builds(
+        lambda every, at, *both: Now(every, at % every, *both), st.integers(2, 7), at, rare, usual
+    )
 
 
 regular = nested(st.one_of(numbers, ordinary))
 irregular = st.one_of(
-    now(ordinary, ordinary), now(regular, regular), now(refused, ordinary), st.builds(Sized, st.integers(1, 4))
+    now(ordinary, ordinary),
+    now(regular, regular),
+    now(refused, ordinary),
+    st.builds(Sized, st.integers(1, 4)),
 )
 descriptions: st.SearchStrategy[Description] = st.one_of(
     regular,
@@ -107,7 +112,13 @@ def _init(worker: int) -> None:
     assert worker >= 0
 
 
-steps = st.lists(st.sampled_from(["epoch", "epoch", *sorted(STEPS)]), min_size=1, max_size=3).map(tuple)
+def some_steps(*names: str) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(["epoch", *names]), min_size=1, max_size=3).map(tuple)
+
+
+all_steps = some_steps("epoch", *sorted(STEPS.keys() - {"whole"}))
+asking_in_step = some_steps("epoch", "left early", "loop", "two at once", "grow")
+"""Those at whose end as much of the sampler is used up whether batches are made ahead or not."""
 sizes = st.integers(0, 11)
 common: dict[str, Any] = {
     "collate_fn": st.sampled_from(COLLATE),
@@ -121,10 +132,17 @@ common: dict[str, Any] = {
 
 
 @st.composite
-def maps(draw: Any, sample: st.SearchStrategy[Description], arguments: dict[str, Any]) -> Setting:
+def maps(
+    draw: Any,
+    sample: st.SearchStrategy[Description],
+    arguments: dict[str, Any],
+    steps: st.SearchStrategy[tuple[str, ...]] = all_steps,
+) -> Setting:
     size = draw(sizes)
-    given = draw(some_of(**common, **arguments))
-    batching = draw(st.sampled_from(["batch_size", "batch_size", "none", "sampler", "sampler", "batch_sampler"]))
+    given = draw(some_of(**{**common, **arguments}))
+    batching = draw(
+        st.sampled_from(["batch_size", "batch_size", "none", "sampler", "sampler", "batch_sampler"])
+    )
     if batching == "batch_sampler":
         names = st.sampled_from(sorted(BATCH_SAMPLERS))
         given["batch_sampler"] = Order(draw(names), max(size, 1), batches=True)
@@ -147,7 +165,7 @@ def maps(draw: Any, sample: st.SearchStrategy[Description], arguments: dict[str,
 def shelves(draw: Any, sample: st.SearchStrategy[Description], arguments: dict[str, Any]) -> Setting:
     """Batches of many kinds, one after the other: a loader with workers is too dear for one kind each."""
     each = draw(st.integers(1, 4))
-    items = draw(st.lists(sample, min_size=1, max_size=25).map(tuple))
+    items = draw(st.lists(sample, min_size=1, max_size=MOST_BATCHES - 1).map(tuple))
     given = draw(some_of(collate_fn=common["collate_fn"], **arguments))
     source = MapSource("dataset", Shelf(each, items), each * len(items))
     return Setting(source, {"batch_size": each, **given}, ("epoch",), draw(st.integers(0, 99)))
@@ -155,11 +173,11 @@ def shelves(draw: Any, sample: st.SearchStrategy[Description], arguments: dict[s
 
 @st.composite
 def streams(draw: Any, sample: st.SearchStrategy[Description], arguments: dict[str, Any]) -> Setting:
-    given = draw(some_of(**common, **arguments, batch_size=st.one_of(st.none(), st.integers(1, 5))))
+    given = draw(some_of(**{**common, **arguments}, batch_size=st.one_of(st.none(), st.integers(1, 5))))
     if given.get("batch_size", 1) is None:
         given.pop("drop_last", None)
     lengths = draw(st.lists(sizes, min_size=1, max_size=3).map(tuple))
     length = draw(st.one_of(st.none(), st.just(sum(lengths)), st.integers(0, 12)))
     kind = draw(st.sampled_from(["generator", "steps", *sorted(STREAM_KINDS)]))
     source = StreamSource(kind, draw(sample), lengths, draw(st.booleans()), length, draw(st.booleans()))
-    return Setting(source, given, draw(steps), draw(st.integers(0, 99)))
+    return Setting(source, given, draw(all_steps), draw(st.integers(0, 99)))

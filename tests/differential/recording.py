@@ -130,9 +130,6 @@ class Recorder:
             if any(event.what == "batch: end" for event in self.events[-2:]):
                 return
 
-    def left_early(self) -> None:
-        self.epoch(2)
-
     def loop(self) -> None:
         """One epoch by ``for``, ended by the first exception."""
         self.watched("loop", lambda: list(itertools.islice(self.loader, MOST_BATCHES)))
@@ -169,7 +166,8 @@ class Recorder:
 
 STEPS: dict[str, Callable[[Recorder], None]] = {
     "epoch": Recorder.epoch,
-    "left early": Recorder.left_early,
+    "left early": lambda recorder: recorder.epoch(2),
+    "whole": lambda recorder: recorder.epoch(10_000),
     "loop": Recorder.loop,
     "length": Recorder.length,
     "two at once": Recorder.two_at_once,

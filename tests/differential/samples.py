@@ -228,6 +228,7 @@ REFUSED: dict[str, Callable[[int], Any]] = {
 }
 """What `default_collate` raises at, the same in every process."""
 
+
 def _quantised(index: int) -> torch.Tensor:
     return torch.quantize_per_tensor(torch.arange(4.0) + index % 5, 0.1, 3, torch.quint8)
 

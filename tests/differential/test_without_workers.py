@@ -62,7 +62,9 @@ anything: dict[str, st.SearchStrategy[Any]] = {
     "no_such_argument": st.just(1),
 }
 sources = st.one_of(
-    st.builds(MapSource, st.sampled_from(["dataset", "without a length", "list"]), st.just(Leaf("int")), st.just(5)),
+    st.builds(
+        MapSource, st.sampled_from(["dataset", "without a length", "list"]), st.just(Leaf("int")), st.just(5)
+    ),
     st.builds(
         StreamSource,
         st.just("generator"),

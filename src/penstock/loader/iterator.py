@@ -116,4 +116,4 @@ class LoaderIterator:
 def _index_batches(loader: Loader) -> Iterator[Any]:
     """The indices of each batch; without automatic batching, each index as a batch of one."""
     sampler = iter(loader._index_sampler)
-    return sampler if loader._auto_collation else ((index,) for index in sampler)
+    return sampler if loader._auto_collation else zip(sampler)  # which lives on after an error

@@ -37,6 +37,7 @@ class Session:
             loader.seeding == "sample",
         )
         self._base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator).item())
+        _check(loader)
         self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
         self._timeout = float(loader.timeout)
         self._in_order = bool(getattr(loader, "in_order", True))
@@ -102,3 +103,11 @@ class Session:
             self._pool.give(self.arena)
         else:
             self.arena.close()
+
+
+def _check(loader: Loader) -> None:
+    """What torch looks at when an iterator is made, in its words."""
+    if loader.num_workers == 0 and loader.timeout != 0:
+        raise AssertionError("_SingleProcessDataLoaderIter requires timeout == 0")
+    if loader.num_workers > 0 and loader.prefetch_factor == 0:
+        raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
