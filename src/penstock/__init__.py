@@ -3,6 +3,9 @@
 The exceptions are in `penstock.errors`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from penstock._version import __version__
 from penstock.errors import (
     BatchNotSendableError,
@@ -11,13 +14,20 @@ from penstock.errors import (
     ClosedError,
     DatasetNotSendableError,
     PenstockError,
+    SampleTimeoutError,
+    TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
 )
-from penstock.loader import DataLoader
 from penstock.stats import Stats, WorkerStats
 
+if TYPE_CHECKING:
+    from penstock.bad import BadSample
+    from penstock.integrations.upgrade import upgrade
+    from penstock.loader import DataLoader
+
 __all__ = [
+    "BadSample",
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
@@ -25,9 +35,30 @@ __all__ = [
     "DataLoader",
     "DatasetNotSendableError",
     "PenstockError",
+    "SampleTimeoutError",
     "Stats",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "upgrade",
 ]
+
+_NEED_TORCH = {
+    "BadSample": "penstock.bad",
+    "DataLoader": "penstock.loader",
+    "upgrade": "penstock.integrations.upgrade",
+}
+"""Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_NEED_TORCH[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TORCH})

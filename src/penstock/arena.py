@@ -29,6 +29,7 @@ import mmap
 import os
 import resource
 import sys
+import time
 import weakref
 from collections import deque
 from functools import cached_property
@@ -59,6 +60,9 @@ ASK_FIRST = 64 << 20
 """Before growing a slot by more than this many bytes, see whether they are there."""
 ALIGN = 64
 """Every tensor in a slot starts at a multiple of this (a cache line)."""
+
+STACK_BYTES = 1 << 16
+"""Room for what a worker says of its stack, behind the control words, where the spans are large enough."""
 
 NOTE_WORDS = 8
 """64-bit words of control memory for a worker, so that no two share a cache line."""
@@ -142,6 +146,16 @@ class Memory:
             new = known // PAGE * PAGE
             self._map.madvise(_MADV_POPULATE_READ, start + new, nbytes - new)
 
+    def stack_place(self, worker: int) -> int | None:
+        """Where in the file a worker may write its stack to; None where there is no room for that."""
+        start = CONTROL_BYTES + worker * STACK_BYTES
+        return start if start + STACK_BYTES <= self.span else None
+
+    def stack_text(self, worker: int) -> bytes:
+        """What it wrote there."""
+        start = self.stack_place(worker)
+        return b"" if start is None else self._map[start : start + STACK_BYTES].rstrip(b"\0")
+
     def own_view(self, slot: int, nbytes: int) -> Bytes:
         """As `slot`, but an array that its slices keep alive (numpy's base of a slice is it)."""
         return np.frombuffer(self._map, np.uint8, nbytes, (slot + 1) * self.span)
@@ -182,16 +196,25 @@ class Notes:
         """Note the sample about to be fetched; returns the generation that is wanted now."""
         words, at = self._words, self._at
         words[at + 1] = batch
+        words[at + 2] = time.monotonic_ns()
         words[at] = position + 1
         return words[0]
 
     def clear(self) -> None:
         self._words[self._at] = 0
 
+    def reset(self) -> None:
+        """For a new worker, that has noted nothing yet."""
+        self._words[self._at] = self._words[self._at + 2] = 0
+
     def read(self) -> tuple[int, int] | None:
         """(batch, position in the batch) of the sample in hand, or None."""
         position = self._words[self._at]
         return (self._words[self._at + 1], position - 1) if position else None
+
+    def since(self) -> float:
+        """When the last note was made, by ``time.monotonic``; 0 before the first."""
+        return float(self._words[self._at + 2] / 1e9)
 
 
 class Arena:

@@ -12,25 +12,28 @@ when the last tensor of it dies.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
-from penstock.collate import batch_of_rows, unpack
+from penstock.bad import BadSample, ErrorBook, describe
+from penstock.collate import batch_of_rows, batch_of_some_rows, unpack
 from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
-from penstock.fetch import Block, Direct, Exhausted, Failed, NotRegular, Outcome, Rows
+from penstock.fetch import Block, Direct, Exhausted, Failed, LeftOut, NotRegular, Outcome, Rows
 from penstock.machine import memory_kills
 from penstock.plan import Course, Task, Window, parts_for, split, window
 from penstock.policy import Deaths, Policy
 from penstock.stats import Recorder
+from penstock.watch import Watch
 
 _log = logging.getLogger("penstock")
 
@@ -47,6 +50,7 @@ class _Batch:
     iterable: bool
     left: int = 0
     samples: int = 0
+    bad: list[BadSample] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
@@ -63,6 +67,13 @@ class _Batch:
         failed = [o for o in self.outcomes if isinstance(o, Failed)]
         last = len(self.indices)
         return min(failed, key=lambda f: last if f.position is None else f.position, default=None)
+
+    def left_out(self) -> bool:
+        """Whether all its samples were bad."""
+        return bool(self.outcomes) and all(isinstance(o, LeftOut) for o in self.outcomes)
+
+    def rows_left_out(self) -> set[int]:
+        return {row for o in self.outcomes if isinstance(o, Rows | LeftOut) for row in o.left_out}
 
     def irregular(self) -> bool:
         """Whether its parts don't make one batch of rows."""
@@ -87,6 +98,8 @@ class Epoch:
         timeout: seconds to wait for a batch; 0 for ever.
         in_order: hand batches over in their order, or as they are done.
         policy: what is done about faults.
+        book: what is told of bad samples.
+        dataset: to tell the path of a bad sample.
     """
 
     batches: Iterator[Sequence[Any]]
@@ -99,6 +112,8 @@ class Epoch:
     timeout: float
     in_order: bool
     policy: Policy
+    book: ErrorBook
+    dataset: Any
 
 
 class Engine:
@@ -108,6 +123,7 @@ class Engine:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
         self._making: dict[int, _Batch] = {}
+        self._watch = Watch(backend, epoch.policy.sample_timeout)
         self._deaths = Deaths(epoch.policy)
         self._memory_kills = memory_kills()
         self._taken: Counter[int] = Counter()  # samples, by the worker whose iterator gave them
@@ -126,7 +142,11 @@ class Engine:
     def __next__(self) -> Any:
         since = self._recorder.clock()
         batch = self._next_complete()
+        while batch.left_out():
+            self._discard(batch)
+            batch = self._next_complete()
         del self._making[batch.number]
+        self._tell(batch)
         result, nbytes, copied = self._assemble(batch)
         self._recorder.batch_out(batch.samples, since, nbytes, copied)
         wanted = self._window()
@@ -134,6 +154,21 @@ class Engine:
             self._fill(wanted.high)
             self._backend.flush()
         return result
+
+    def _discard(self, batch: _Batch) -> None:
+        """A batch without a single good sample is left out."""
+        del self._making[batch.number]
+        self._recorder.batch_left_out()
+        self._tell(batch)
+        self._arena.release(batch.slot)
+        self._fill(self._window().high)
+
+    def _tell(self, batch: _Batch) -> None:
+        try:
+            self._epoch.book.add(sorted(batch.bad, key=lambda bad: bad.position), batch.samples)
+        except BaseException:
+            self._arena.release(batch.slot)
+            raise
 
     def abandon(self) -> bool:
         """Give up what is in the making, and wait until no worker is at it; it keeps the backend.
@@ -259,6 +294,7 @@ class Engine:
         self._rows = batch.rows = False
         batch.outcomes.clear()
         batch.samples = 0
+        batch.bad.clear()
         self._submit(batch)
 
     def _raise_end(self) -> NoReturn:
@@ -280,8 +316,10 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()
-            for event in self._backend.wait(left):
+            limits = [limit for limit in (left, self._watch.next_look()) if limit is not None]
+            for event in self._backend.wait(min(limits, default=None)):
                 self._on_event(event)
+            self._watch.end_late(self._name)
         return batch
 
     def _deadline(self) -> float | None:
@@ -306,7 +344,8 @@ class Engine:
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1
-        batch.samples += timing.samples
+        batch.samples += timing.samples - len(event.bad)
+        batch.bad += event.bad
         if isinstance(event.outcome, Exhausted):
             self._on_exhausted(batch)
             return
@@ -323,22 +362,31 @@ class Engine:
         A sample that keeps killing its worker has failed like one that raises; workers that die without
         being on a sample, and a template, end the epoch.
         """
-        error = self._death(event)
+        late = self._watch.cause_of(event.pid)
+        error = late or self._death(event)
         sample = event.sample
         culprit = (event.worker, sample) if self._epoch.iterable else sample
         hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        hopeless |= late is not None and sample is not None
         if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
             raise error
         _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
         self._recorder.worker_replaced()
         skip = self._taken[event.worker] if self._epoch.iterable else 0
-        self._backend.replace(event.worker, replace(self._epoch.course, skip=skip))
+        self._backend.replace(event.worker, dataclasses.replace(self._epoch.course, skip=skip))
         for task in event.lost:
-            if hopeless and sample is not None and task.holds(*sample):
-                self._making[task.batch].outcomes.append(Failed(error, sample[1], ""))
-                self._making[task.batch].left -= 1
-            else:
-                self._backend.submit(task, self._making[task.batch].slot)
+            batch = self._making[task.batch]
+            killer = hopeless and sample is not None and task.holds(*sample)
+            if killer and not self._epoch.policy.tolerant:
+                batch.outcomes.append(Failed(error, sample[1] if sample else None, ""))
+                batch.left -= 1
+                continue
+            if killer and sample is not None:
+                index = batch.indices[sample[1]]
+                bad = describe(error, self._epoch.dataset, *sample, index, self._epoch.course.epoch)
+                batch.bad.append(dataclasses.replace(bad, worker=event.worker))
+                task = dataclasses.replace(task, bad=(*task.bad, sample[1]))
+            self._backend.submit(task, batch.slot)
 
     def _death(self, event: Died) -> WorkerDiedError:
         kills, self._memory_kills = self._memory_kills, memory_kills()
@@ -355,15 +403,19 @@ class Engine:
         return self._making[number].sample(position)
 
     def _raise_timeout(self) -> None:
-        busy = [(b.worker, b.pid, self._name(b.sample)) for b in self._backend.busy()]
-        raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy))
+        workers = self._backend.busy()
+        busy = [(b.worker, b.pid, self._name(b.sample)) for b in workers]
+        stacks = [
+            f"worker {b.worker}: {self._backend.stack(b.worker)}" for b in workers if b.pid and b.sample
+        ]
+        raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy, stacks))
 
     # -- handing over ----------------------------------------------------------------------------
 
     def _assemble(self, batch: _Batch) -> tuple[Any, int, bool]:
         """(the batch, its bytes in shared memory, whether it was copied out of there)."""
         failed = batch.failure()
-        outcome = failed or batch.outcomes[0]
+        outcome = failed or next(o for o in batch.outcomes if not isinstance(o, LeftOut))
         if isinstance(outcome, Failed):
             self._arena.release(batch.slot)
             raise self._on_purpose(self._described(batch, outcome))
@@ -372,11 +424,21 @@ class Engine:
             return outcome.batch, 0, False
         if isinstance(outcome, Rows):
             nbytes = outcome.spec.layout(outcome.rows)[1]
+            if left_out := batch.rows_left_out():
+                return self._compacted(batch.slot, outcome, left_out), nbytes, True
             block, copied = self._take(batch.slot, nbytes)
             return batch_of_rows(block, outcome.spec, outcome.rows), nbytes, copied
         assert isinstance(outcome, Block)
         block, copied = self._take(batch.slot, outcome.nbytes)
         return unpack(block, outcome.start), outcome.nbytes, copied
+
+    def _compacted(self, slot: int, rows: Rows, left_out: set[int]) -> Any:
+        """Without the rows of bad samples."""
+        kept = [row for row in range(rows.rows) if row not in left_out]
+        block = self._arena.memory.slot(slot, rows.spec.layout(rows.rows)[1])
+        result = batch_of_some_rows(block, rows.spec, rows.rows, kept)
+        self._arena.release(slot)
+        return result
 
     def _take(self, slot: int, nbytes: int) -> tuple[Any, bool]:
         """The bytes of a batch: in its slot, as long as enough slots remain for those to come."""

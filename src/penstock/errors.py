@@ -5,6 +5,8 @@
     ├── WorkerError             a worker raised something that can't be rebuilt here    (RuntimeError)
     ├── WorkerDiedError         a worker process ended without being asked to           (RuntimeError)
     ├── BatchTimeoutError       no batch came within ``timeout`` seconds                (RuntimeError)
+    ├── SampleTimeoutError      a sample took longer than ``sample_timeout`` seconds    (TimeoutError)
+    ├── TooManyErrorsError      more samples were bad than ``max_errors`` allows        (RuntimeError)
     ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
     ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
     └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
@@ -28,6 +30,8 @@ __all__ = [
     "DatasetNotSendableError",
     "PenstockError",
     "SampleInHand",
+    "SampleTimeoutError",
+    "TooManyErrorsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerTraceback",
@@ -124,6 +128,29 @@ class WorkerDiedError(PenstockError, RuntimeError):
         super().__init__(text + remedy)
 
 
+class SampleTimeoutError(PenstockError, TimeoutError):
+    """A sample took longer than ``sample_timeout``; its worker was ended.
+
+    Attributes:
+        worker, pid: of the worker that was on it.
+        sample: which it was.
+        stack: where the worker was in its Python code, or None if it couldn't say.
+    """
+
+    def __init__(
+        self, worker: int, pid: int, sample: SampleInHand | None, timeout: float, stack: str | None
+    ) -> None:
+        self.worker, self.pid, self.sample, self.stack = worker, pid, sample, stack
+        where = f"It was here:\n{stack.rstrip()}" if stack else "It could not say where it was."
+        super().__init__(
+            f"a sample took longer than sample_timeout={timeout:g} seconds: worker {worker} (pid {pid}) was "
+            f"{sample or 'between samples'}, and was ended. {where}"
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class BatchTimeoutError(PenstockError, RuntimeError):
     """No batch came within the loader's ``timeout``.
 
@@ -133,12 +160,32 @@ class BatchTimeoutError(PenstockError, RuntimeError):
     """
 
     def __init__(
-        self, batch: int, timeout: float, busy: Sequence[tuple[int, int, SampleInHand | None]]
+        self,
+        batch: int,
+        timeout: float,
+        busy: Sequence[tuple[int, int, SampleInHand | None]],
+        stacks: Sequence[str] = (),
     ) -> None:
         self.timeout, self.busy = timeout, tuple(busy)
         lines = [f"DataLoader timed out after {timeout:g} seconds: batch {batch} did not come."]
         lines += [f"  worker {w} (pid {pid}) is {s or 'between samples'}" for w, pid, s in busy]
+        lines += [stack.rstrip() for stack in stacks]
         lines.append("Raise timeout=, or look at why these samples take so long.")
+        super().__init__("\n".join(lines))
+
+
+class TooManyErrorsError(PenstockError, RuntimeError):
+    """More samples were bad than ``max_errors`` allows.
+
+    Attributes:
+        count: how many.
+    """
+
+    def __init__(self, count: int, samples: int, limit: float, kinds: Sequence[str], last: str) -> None:
+        self.count = count
+        lines = [f"{count} of {samples} samples were bad, more than max_errors={limit:g} allows:"]
+        lines += [f"  {kind}" for kind in kinds[:10]]
+        lines.append(f"The last one was {last}. All are in loader.errors.")
         super().__init__("\n".join(lines))
 
 

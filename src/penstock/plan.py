@@ -57,6 +57,7 @@ class Task:
         batch_size: the number of samples of the whole batch.
         rows: place regular samples row by row; otherwise collate, which needs the whole batch.
         worker: the one that has to run it, if it matters which: its iterator is the one to ask.
+        bad: the places in the batch of samples that aren't to be tried, as they killed their workers.
     """
 
     generation: int
@@ -66,6 +67,7 @@ class Task:
     batch_size: int
     rows: bool
     worker: int | None = None
+    bad: tuple[int, ...] = ()
 
     def holds(self, batch: int, position: int) -> bool:
         """Whether the sample at this place is one of its samples."""
@@ -116,6 +118,9 @@ def split(batch_size: int, parts: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
 
+ATTEMPTS = 10
+"""How many other samples are tried in the place of a bad one."""
+
 _WORD = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 _MIX = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -135,6 +140,11 @@ def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: S
     states = _mix_all(np.uint64(state) ^ _mix_all(places + _STEP_64))
     seeds: list[int] = _mix_all(states ^ _mix_all(_as_words(indices) + _STEP_64)).tolist()
     return seeds
+
+
+def substitute(seed: int, attempt: int, size: int) -> int:
+    """The index of a sample, of `size`, to take in the place of the one that `seed` belongs to."""
+    return _mix((seed + (attempt + 1) * _STEP) & _WORD) % size
 
 
 def _mix(z: int) -> int:

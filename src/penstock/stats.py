@@ -13,6 +13,9 @@ from types import MappingProxyType
 
 Clock = Callable[[], float]
 
+observers: list[Callable[[float], None]] = []
+"""Each is told of every batch that is handed over in this process: the seconds that its caller waited."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
@@ -60,6 +63,8 @@ class Stats:
     """Slots that a batch in the making or a batch of the user's holds."""
     workers_replaced: int = 0
     """Workers that died, and whose place another took."""
+    batches_left_out: int = 0
+    """Batches of which every sample was bad."""
     workers: Mapping[int, WorkerStats] = field(default_factory=lambda: MappingProxyType({}))
     """By the worker's number; 0 is the calling process when ``num_workers=0``."""
 
@@ -71,7 +76,7 @@ class Recorder:
         self.clock = clock
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
-        self._fetched = self._replaced = 0
+        self._fetched = self._replaced = self._left_out = 0
         self._wait = self._work_s = 0.0
         self._first: float | None = None
         self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
@@ -81,19 +86,25 @@ class Recorder:
         self._fetched += samples
         self._work_s += fetch_s + collate_s
 
+    def batch_left_out(self) -> None:
+        self._left_out += 1
+
     def worker_replaced(self) -> None:
         self._replaced += 1
 
     def batch_out(self, samples: int, waited_since: float, nbytes: int, copied: bool) -> None:
         """Count one batch handed over now, to a caller that has waited since `waited_since`."""
         now = self.clock()
-        self._wait += now - waited_since
+        waited = now - waited_since
+        self._wait += waited
         if self._first is None:
             self._first = now - self._start
         self._batches += 1
         self._samples += samples
         self._bytes += nbytes
         self._copied += copied
+        for tell in observers:
+            tell(waited)
 
     def sample_cost(self) -> float | None:
         """Mean seconds of work that a sample takes; None before the first task is done."""
@@ -115,5 +126,6 @@ class Recorder:
             slots,
             slots_in_use,
             self._replaced,
+            self._left_out,
             MappingProxyType(dict(sorted(self._workers.items()))),
         )

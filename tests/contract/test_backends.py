@@ -265,7 +265,8 @@ def test_busy_names_the_workers_at_work_and_their_samples() -> None:
         is_in()
         while not (busy := b.backend.busy())[0].pid:
             b.backend.wait(DEADLINE_S)
-        assert busy == [Busy(0, busy[0].pid, (7, 0))]
+        assert busy == [Busy(0, busy[0].pid, (7, 0), busy[0].since)]
+        assert 0 < busy[0].since <= time.monotonic()
         assert psutil.Process(busy[0].pid).parent() != psutil.Process()
         leave()
         b.done(1)

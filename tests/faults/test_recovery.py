@@ -88,8 +88,7 @@ def test_a_sample_that_keeps_killing_fails_like_one_that_raises(retries: int, tm
         except StopIteration:
             break
         except WorkerDiedError as error:
-            assert error.sample is not None
-            found.append(error.sample.index)
+            found.append(getattr(error.sample, "index", None))
     assert found == [[0, 1, 2, 3], 7, *([*range(b, b + 4)] for b in range(8, 20, 4))]
     assert len(list(tmp_path.iterdir())) == retries
 

@@ -95,9 +95,9 @@ def in_rows(samples: list[Any], cuts: tuple[int, ...] = ()) -> Any:
 
 
 def fill(samples: list[Any], spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
-    writer = RowWriter(spec, tensors, first)
+    writer = RowWriter(spec, tensors)
     for start in range(0, len(samples), writer.group):
-        writer.write(samples[start : start + writer.group])
+        writer.write(samples[start : start + writer.group], first + start)
 
 
 REGULAR: dict[str, Callable[[int], Any]] = {

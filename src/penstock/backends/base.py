@@ -29,12 +29,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from penstock.bad import BadSample
 from penstock.errors import ClosedError
 from penstock.fetch import Outcome, Timing
 from penstock.plan import Course, Task
 
 GRACE_S = 1.0
 """How long a worker may take to end the sample in hand, and then to answer SIGTERM; in seconds."""
+STACK_S = 0.5
+"""How long a worker may take to say where it is; in seconds."""
 KILL_S = 5.0
 """How long the kernel may take to end a process after SIGKILL; in seconds."""
 
@@ -55,6 +58,7 @@ class Done:
     generation: int
     outcome: Outcome
     timing: Timing
+    bad: tuple[BadSample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,13 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A worker that has tasks, and the (batch, position) of the sample it is on."""
+    """A worker that has tasks, and the (batch, position) of the sample it is on, if it is on one."""
 
     worker: int
     pid: int
     sample: tuple[int, int] | None
+    since: float = 0.0
+    """Since when, by ``time.monotonic``; 0 before its first sample."""
 
 
 Event = Done | Died
@@ -154,6 +160,14 @@ class Backend(ABC):
     @abstractmethod
     def busy(self) -> list[Busy]:
         """The workers that have tasks now."""
+
+    @abstractmethod
+    def stack(self, worker: int) -> str | None:
+        """Where a worker is in its Python code, if it answers; waits for that, `STACK_S` at most."""
+
+    @abstractmethod
+    def kill(self, worker: int) -> None:
+        """End a worker at once; its `Died` follows."""
 
     @abstractmethod
     def close(self) -> None:

@@ -46,10 +46,16 @@ class InlineBackend(Backend):
         task, slot = self._tasks[0]
         outcome, timing = self._fetcher.run(task, slot)
         self._tasks.popleft()  # only now: a task that Ctrl-C cut short is run again
-        return [Done(0, task.batch, task.offset, task.generation, outcome, timing)]
+        return [Done(0, task.batch, task.offset, task.generation, outcome, timing, tuple(self._fetcher.bad))]
 
     def busy(self) -> list[Busy]:
         return []
+
+    def stack(self, worker: int) -> str | None:
+        raise NotImplementedError("who asks is the one at work")
+
+    def kill(self, worker: int) -> None:
+        raise NotImplementedError("nobody dies here")
 
     def close(self) -> None:
         self._state = State.CLOSED

@@ -168,13 +168,19 @@ def batch_of_rows(block: Bytes, spec: Spec, rows: int) -> Any:
     return unflatten(spec.batch_structure, iter(tensors_of(block, spec, rows)))
 
 
+def batch_of_some_rows(block: Bytes, spec: Spec, rows: int, kept: Sequence[int]) -> Any:
+    """The same of the rows `kept` alone, copied out."""
+    wanted = torch.tensor(kept)
+    return unflatten(spec.batch_structure, (t.index_select(0, wanted) for t in tensors_of(block, spec, rows)))
+
+
 def group_of(spec: Spec) -> int:
     """How many samples to place together."""
     return max(1, FLUSH_BYTES // max(1, spec.sample_bytes))
 
 
 class RowWriter:
-    """Places samples into the rows of one block, in order, from row `first` on.
+    """Places samples into the rows of one block.
 
     The caller reserves ``spec.layout(rows)[1]`` bytes before; `tensors` is `tensors_of` them.
 
@@ -182,18 +188,17 @@ class RowWriter:
         group: how many samples to `write` at a time (`group_of`).
     """
 
-    def __init__(self, spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
+    def __init__(self, spec: Spec, tensors: list[torch.Tensor]) -> None:
         self.spec, self._tensors = spec, tensors
-        self._next = first
         self.group = group_of(spec)
 
-    def write(self, samples: Sequence[Any]) -> None:
-        """Place the next samples.
+    def write(self, samples: Sequence[Any], first: int) -> None:
+        """Place samples from row `first` on.
 
         Raises:
             Irregular: if one is not as the spec says.
         """
-        begin, end = self._next, self._next + len(samples)
+        begin, end = first, first + len(samples)
         try:
             columns = columns_of(samples, self.spec.structure)
         except StructureMismatch:
@@ -201,7 +206,6 @@ class RowWriter:
         for leaves, column, tensor in zip(columns, self.spec.columns, self._tensors, strict=True):
             whole = begin == 0 and end == len(tensor)
             _place(leaves, column, tensor if whole else tensor[begin:end])
-        self._next = end
 
 
 def _place(leaves: Sequence[Any], column: Column, out: torch.Tensor) -> None:

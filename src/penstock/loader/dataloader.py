@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
-import torch.utils.data
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
+from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError
 from penstock.loader.iterator import LoaderIterator
+from penstock.original import TorchDataLoader
 from penstock.policy import Policy
 from penstock.stats import Recorder, Stats
 
 T = TypeVar("T")
 
 SEEDINGS = "sample", "worker"
-_TORCHS_ARGUMENTS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+START_METHODS = "fork", "forkserver", "spawn"
+"""Where a context says anything else, its workers may be no processes: MONAI has one of threads."""
+_TORCHS_ARGUMENTS = inspect.signature(TorchDataLoader.__init__).parameters
 
 
-class DataLoader(torch.utils.data.DataLoader[T]):
+class DataLoader(TorchDataLoader[T]):
     """A drop-in for ``torch.utils.data.DataLoader``: the same arguments, batches and order.
 
     What differs is how it works: workers that write samples straight into shared memory, several of
     them into one batch; a batch handed over without a copy; and an end that waits for nothing but the
     sample in hand. ``loader.stats()`` tells where the time went. It may be used in a ``with`` block.
 
-    DataPipes are loaded by torch's own iterator, and everything is on systems other than Linux.
+    DataPipes are loaded by torch's own iterator, and so is everything under a multiprocessing context that is
+    none of Python's three, and on systems other than Linux.
 
     Raises:
         ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
@@ -69,10 +73,20 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         in_order: bool = True,
         seed: int | None = None,
         seeding: str = "sample",
+        on_error: str = "raise",
+        max_errors: float | None = None,
+        errors_file: str | os.PathLike[str] | None = None,
+        none_is_error: bool | None = None,
         max_retries: int = 3,
+        sample_timeout: float | None = None,
     ) -> None:
-        self.policy = Policy(max_retries=max_retries)
-        self.max_retries = max_retries
+        self.policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
+        if sample_timeout is not None and num_workers == 0:
+            raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
+        self.sample_timeout = sample_timeout
+        self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
+        self.none_is_error, self.max_retries = none_is_error, max_retries
+        self._book = ErrorBook(max_errors, errors_file)
         self.in_order, self.pin_memory_device = in_order, pin_memory_device
         since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
         super().__init__(
@@ -110,7 +124,7 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         return self._iterator
 
     def _get_iterator(self) -> Any:
-        if sys.platform != "linux" or isinstance(self.dataset, IterDataPipe | MapDataPipe):
+        if not self._can_be_ours():
             return super()._get_iterator()
         self.check_worker_number_rationality()
         if self._pool is None:
@@ -118,6 +132,14 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         iterator = LoaderIterator(self, self._pool)
         self._open.add(iterator)
         return iterator
+
+    def _can_be_ours(self) -> bool:
+        context = self.multiprocessing_context
+        return (
+            sys.platform == "linux"
+            and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
+            and (context is None or context.get_start_method() in START_METHODS)
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the number of the next epoch to the sampler and to the dataset, as far as they have a
@@ -138,6 +160,11 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             return Stats()
         recorder, arena = self._latest
         return recorder.snapshot(arena.made, arena.in_use)
+
+    @property
+    def errors(self) -> list[BadSample]:
+        """The samples that were bad up to now, over all epochs, the latest 10,000 of them."""
+        return list(self._book.kept)
 
     def close(self) -> None:
         """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""

@@ -35,6 +35,7 @@ class Session:
             loader._dataset_kind == _DatasetKind.Iterable,
             loader.drop_last,
             loader.seeding == "sample",
+            loader.policy,
         )
         self._base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator).item())
         _check(loader)
@@ -79,6 +80,8 @@ class Session:
             timeout=self._timeout,
             in_order=self._in_order,
             policy=loader.policy,
+            book=loader._book,
+            dataset=self.dataset,
         )
         self._engine = Engine(epoch, self._backend, self.arena, recorder)
         return self._engine

@@ -8,6 +8,7 @@ import select
 import selectors
 import signal
 import socket
+import time
 from collections import deque
 from dataclasses import astuple
 from functools import partial
@@ -18,6 +19,7 @@ from penstock.arena import Memory, Notes
 from penstock.backends.base import (
     GRACE_S,
     KILL_S,
+    STACK_S,
     Backend,
     Busy,
     Died,
@@ -40,7 +42,7 @@ from penstock.backends.processes.messages import (
 from penstock.backends.processes.payload import Payload
 from penstock.backends.processes.template import end_of, identity, template_main
 from penstock.backends.processes.wire import Line, frame, pair
-from penstock.backends.processes.worker import LoadJob, WorkerJob
+from penstock.backends.processes.worker import STACK_SIGNAL, LoadJob, WorkerJob
 from penstock.collate import Spec
 from penstock.errors import annotate
 from penstock.plan import Course, Task
@@ -122,7 +124,7 @@ class ProcessesBackend(Backend):
             select.select([], [control], [], KILL_S)  # the template may have much to read, but not for long
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
         worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
-        worker.notes.clear()
+        worker.notes.reset()
         self._set[number] = worker
         self._selector.register(ours, selectors.EVENT_READ, partial(self._on_worker, worker))
 
@@ -206,6 +208,7 @@ class ProcessesBackend(Backend):
             task.batch_size,
             task.rows,
             task.worker,
+            task.bad,
             slot,
         )
         if task.worker is not None:
@@ -253,11 +256,23 @@ class ProcessesBackend(Backend):
         return events
 
     def busy(self) -> list[Busy]:
-        return [
-            Busy(worker.number, worker.pid, worker.notes.read())
-            for worker in self._set.values()
-            if worker.tasks
-        ]
+        return [worker.busy() for worker in self._set.values() if worker.tasks]
+
+    def stack(self, worker: int) -> str | None:
+        pid, end = self._set[worker].pid, time.monotonic() + STACK_S
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, STACK_SIGNAL)
+        text = b""
+        while time.monotonic() < end:
+            time.sleep(0.02)  # it can't tell us when it is done
+            before, text = text, self._memory.stack_text(worker)
+            if text and text == before:
+                break
+        return text.decode(errors="replace") or None
+
+    def kill(self, worker: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._set[worker].pid, signal.SIGKILL)
 
     def _send(self) -> None:
         for worker in self._set.values():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pickle
 import selectors
+import time
+from dataclasses import replace
 from typing import Any
 
 from penstock import fetch
 from penstock.arena import Notes
-from penstock.backends.base import Done
+from penstock.backends.base import Busy, Done
 from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Result
 from penstock.backends.processes.wire import Line
+from penstock.bad import BadSample
 from penstock.collate import Spec
 from penstock.errors import WorkerError, annotate
 from penstock.plan import Task
@@ -32,14 +35,25 @@ class WorkerHandle:
         self.spec: Spec | None = None
         self.tasks: dict[tuple[int, int, int], Task] = {}
         self.load = 0
+        self.idle_since = 0.0
+
+    def busy(self) -> Busy:
+        """What it is at, as far as it tells: a sample, or what lies before the next one."""
+        sample, since = self.notes.read(), self.notes.since()
+        if sample is None and since:
+            since = self.idle_since
+        return Busy(self.number, self.pid, sample, since)
 
     def give(self, task: Task, message: bytes) -> None:
         """Have a task sent, of which `message` is the frame."""
+        if not self.tasks:
+            self.idle_since = time.monotonic()
         self.tasks[_key(task)] = task
         self.load += len(task.indices)
         self.line.post(message)
 
     def take(self, result: Result) -> Done:
+        self.idle_since = time.monotonic()
         task = self.tasks.pop((result.generation, result.batch, result.offset))
         self.load -= len(task.indices)
         return Done(
@@ -49,6 +63,7 @@ class WorkerHandle:
             result.generation,
             self._outcome(result.kind, result.detail),
             fetch.Timing(result.fetch_s, result.collate_s, result.samples),
+            tuple(replace(BadSample(*fields), worker=self.number) for fields in result.bad),
         )
 
     def _outcome(self, kind: str, detail: tuple[Any, ...]) -> fetch.Outcome:
@@ -59,7 +74,7 @@ class WorkerHandle:
         outcome: fetch.Outcome = getattr(fetch, kind)(*detail)
         return outcome
 
-    def _rows(self, pickled: bytes | None, rows: int) -> fetch.Outcome:
+    def _rows(self, pickled: bytes | None, rows: int, left_out: tuple[int, ...]) -> fetch.Outcome:
         if pickled is not None:
             try:
                 spec = pickle.loads(pickled)
@@ -67,7 +82,7 @@ class WorkerHandle:
                 self.spec = None
             else:
                 self.spec = self._specs.setdefault(spec, spec)
-        return fetch.NotRegular() if self.spec is None else fetch.Rows(self.spec, rows)
+        return fetch.NotRegular() if self.spec is None else fetch.Rows(self.spec, rows, left_out)
 
     def _failure(self, data: bytes, position: int | None, text: str) -> fetch.Failed:
         try:

@@ -64,6 +64,7 @@ class Run(NamedTuple):
     batch_size: int
     rows: bool
     worker: int | None
+    bad: tuple[int, ...]
     slot: int
 
 
@@ -82,3 +83,4 @@ class Result(NamedTuple):
     collate_s: float
     kind: str
     detail: tuple[Any, ...]
+    bad: tuple[tuple[Any, ...], ...]

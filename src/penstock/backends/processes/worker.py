@@ -6,8 +6,10 @@ template's death ends it at once, by the kernel (``PR_SET_PDEATHSIG``).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
+import faulthandler
 import os
 import pickle
 import random
@@ -22,16 +24,19 @@ import numpy as np
 import torch
 from torch.utils.data._utils import worker as torch_worker
 
-from penstock.arena import Memory, Notes
+from penstock.arena import STACK_BYTES, Memory, Notes
 from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Begin, Result, Run
 from penstock.backends.processes.wire import Channel
+from penstock.bad import BadSample
 from penstock.collate import Spec
 from penstock.fetch import Abandoned, Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
 from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
 
 _PR_SET_PDEATHSIG = 1
+STACK_SIGNAL = signal.SIGRTMAX - 3
+"""Has a worker write its Python stack to its place in the arena's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ LoadJob = Callable[[], WorkerJob]
 def worker_main(load: LoadJob, worker: int, seed: int, channel: Channel, memory: Memory, parent: int) -> None:
     """The life of a worker, from the fork on; returns when there is nothing more to do."""
     die_with(parent)
+    _answer_for_the_stack(memory, worker)
     loop = _Loop(worker, channel, memory)
     loop.prepare(load, seed)
     try:
@@ -65,6 +71,18 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(0)
+
+
+def _answer_for_the_stack(memory: Memory, worker: int) -> None:
+    """By faulthandler, which needs neither the interpreter lock nor the end of what C code is doing."""
+    place = memory.stack_place(worker)
+    if place is None:
+        return
+    with contextlib.suppress(OSError):  # without /proc
+        file = os.open(f"/proc/self/fd/{memory.fd}", os.O_WRONLY | os.O_CLOEXEC)
+        os.pwrite(file, bytes(STACK_BYTES), place)  # of the one that was here before
+        os.lseek(file, place, os.SEEK_SET)
+        faulthandler.register(STACK_SIGNAL, file, all_threads=False)
 
 
 def _dress_like_torch(job: WorkerJob, worker: int, seed: int) -> None:
@@ -143,6 +161,7 @@ class _Loop:
             outcome, timing = self._fetcher.run(task, run.slot)
         self._notes.clear()
         kind, detail = self._describe(outcome)
+        bad = self._fetcher.bad if self._fetcher is not None else ()
         self._channel.send(
             Result(
                 task.batch,
@@ -153,6 +172,7 @@ class _Loop:
                 timing.collate_s,
                 kind,
                 detail,
+                tuple(tuple(getattr(each, name) for name in BadSample.__slots__) for each in bad),
             )
         )
 
@@ -172,5 +192,5 @@ class _Loop:
         if isinstance(outcome, Rows):
             spec = None if outcome.spec is self._sent_spec else self._spec
             self._sent_spec = outcome.spec
-            return kind, (spec, outcome.rows)
+            return kind, (spec, outcome.rows, outcome.left_out)
         return kind, tuple(getattr(outcome, f.name) for f in dataclasses.fields(outcome))

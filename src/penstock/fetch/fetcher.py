@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 
 from penstock.arena import Memory
+from penstock.bad import BadSample, NoneSampleError, describe
 from penstock.collate import (
     BlockWriter,
     Irregular,
@@ -23,124 +22,34 @@ from penstock.collate import (
     Scratch,
     Spec,
     group_of,
-    is_default_collate,
     spec_of,
     stack_into,
     tensors_of,
 )
-from penstock.plan import Course, Task, sample_seeds
+from penstock.fetch.outcomes import (
+    Block,
+    Direct,
+    Dropped,
+    Exhausted,
+    Failed,
+    LeftOut,
+    NotRegular,
+    Outcome,
+    Rows,
+    Timing,
+)
+from penstock.fetch.recipe import Recipe, batched_getter
+from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
 from penstock.seeding import SampleSeeder, Seed
+
+_BAD: Any = object()
+"""Stands in the place of a sample that is left out."""
+MAX_IN_A_ROW = 1000
+"""An iterator that fails so often for one batch won't recover."""
 
 
 class Abandoned(Exception):
     """Raised by `before_sample`: nobody wants this task any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The task's samples stand in their rows of the slot, laid out as `spec` says."""
-
-    spec: Spec
-    rows: int
-    """Of the whole batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The whole batch stands in the slot as `collate.BlockWriter` writes it."""
-
-    start: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Direct:
-    """The whole batch as an object; only where the caller is in the same process."""
-
-    batch: Any
-
-
-@dataclass(frozen=True, slots=True)
-class NotRegular:
-    """The samples can't be placed as rows; the batch has to be collated as a whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """The iterable dataset of this process has no further batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """The task was abandoned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """User code raised.
-
-    Attributes:
-        error: the exception, with its traceback where it was raised in this process.
-        position: of the sample in the batch, or None in collating.
-        text: the formatted traceback.
-    """
-
-    error: BaseException
-    position: int | None
-    text: str
-
-
-Outcome = Rows | Block | Direct | NotRegular | Exhausted | Dropped | Failed
-
-
-@dataclass(slots=True)
-class Timing:
-    """How many samples one task made, and the seconds it took."""
-
-    fetch_s: float = 0.0
-    collate_s: float = 0.0
-    samples: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a loader makes batches; what a worker gets of it."""
-
-    dataset: Any
-    collate_fn: Callable[[Any], Any]
-    batched: bool
-    """False for ``batch_size=None``: a task is then one sample, given to `collate_fn` as it is."""
-    iterable: bool = False
-    """Samples come from ``iter(dataset)`` instead of ``dataset[i]``."""
-    drop_last: bool = False
-    """Of an iterable dataset, leave out a last batch that is short."""
-    seeds_samples: bool = True
-    """Every sample gets random state of its own; otherwise that is left to the dataset."""
-
-    @property
-    def rows(self) -> bool:
-        """Whether samples may be placed as rows; if they turn out not to fit, they are made again."""
-        return self.batched and (self.seeds_samples or self.iterable) and is_default_collate(self.collate_fn)
-
-    @property
-    def by_turns(self) -> bool:
-        """Whether it matters which worker makes a batch: each has its iterator, or its random state."""
-        return self.iterable or not self.seeds_samples
-
-    @property
-    def splittable(self) -> bool:
-        """Whether several tasks may make one batch."""
-        return self.rows and not self.by_turns and batched_getter(self.dataset) is None
-
-
-def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
-    """The dataset's ``__getitems__``, where it is more than a loop over ``dataset[i]``.
-
-    ``Subset`` has one in any case; it counts only if the dataset beneath has one.
-    """
-    if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
-        return dataset.__getitems__ if batched_getter(dataset.dataset) else None
-    return getattr(dataset, "__getitems__", None) or None
 
 
 class Fetcher:
@@ -150,6 +59,9 @@ class Fetcher:
     object, exactly as torch does it.
     With no `seeder` the generators are left to the dataset, as torch does. `can_send` tells whether the
     caller can be told of a spec.
+
+    Attributes:
+        bad: the bad samples of the task that was run last.
     """
 
     def __init__(
@@ -172,6 +84,8 @@ class Fetcher:
         self._clock = time.perf_counter
         self._position: int | None = None
         self._completed = False
+        self.bad: list[BadSample] = []
+        self._seeds: list[int] = []
         self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
         self._scratch = Scratch()
 
@@ -187,13 +101,18 @@ class Fetcher:
         """Begin an epoch; raises what ``iter()`` on an iterable dataset raises."""
         self._course = course
         self._views.clear()  # the main process may have given memory back
-        if self._seeder is not None:
-            self._seeder.look_again()
         if self._recipe.iterable:
-            if self._seeder is not None and self._memory is not None:
-                self._seeder.seed_all(self._seeds_of(0, 0, (self._worker,))[0])
-            self._stream = iter(self._recipe.dataset)
-            self._skip(course.skip)
+            self._begin_stream()
+        elif self._seeder is not None:
+            self._seeder.look_again()
+
+    def _begin_stream(self) -> None:
+        """Generators that the dataset keeps are left alone: it may share its shards out by what they draw,
+        which has to be the same in all workers and on all ranks."""
+        if self._seeder is not None and self._memory is not None:
+            self._seeder.seed_global(self._seeds_of(0, 0, (self._worker,))[0])
+        self._stream = iter(self._recipe.dataset)
+        self._skip(self._course.skip)
 
     def _skip(self, count: int) -> None:
         """Take what another worker had taken before its place was taken by this one."""
@@ -210,9 +129,11 @@ class Fetcher:
 
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
         seeder = self._seeder
-        if seeder is None or self._recipe.iterable:
+        if self._recipe.iterable:
             return self._attempt(task, slot, timing, None)
-        seeds = self._seeds_of(task.batch, task.offset, task.indices)
+        seeds = self._seeds = self._seeds_of(task.batch, task.offset, task.indices)
+        if seeder is None:
+            return self._attempt(task, slot, timing, None)
         studied = 0 if self._get_many else len(task.indices) - 1
         while True:
             seed = seeder.begin(seeds, studied)
@@ -225,6 +146,7 @@ class Fetcher:
 
     def _attempt(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
         self._position, self._completed = None, False
+        self.bad = []
         try:
             return self._make(task, slot, timing, seed)
         except Abandoned:
@@ -237,21 +159,33 @@ class Fetcher:
     def _make(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
         if self._recipe.iterable:
             return self._next_of_stream(task, slot, timing)
-        if not self._recipe.batched:
-            return self._collated(self._fetch(task, 0, 1, timing, seed)[0], slot)
         if self._get_many is not None:
-            return self._batch_of(self._fetch_many(self._get_many, task, timing, seed), task, slot)
-        if task.rows and task.indices and self._memory is not None:
+            try:
+                return self._batch_of(self._fetch_many(self._get_many, task, timing, seed), task, slot)
+            except Exception:
+                if not self._recipe.policy.tolerant:
+                    raise  # otherwise see, one by one, which of them is bad
+        elif self._recipe.batched and task.rows and task.indices and self._memory is not None:
             return self._rows(task, slot, timing, seed)
-        return self._collated(self._fetch(task, 0, len(task.indices), timing, seed), slot)
+        fetched = self._fetch(task, 0, len(task.indices), timing, seed)
+        tolerant = self._recipe.policy.tolerant
+        samples = [sample for sample in fetched if sample is not _BAD] if tolerant else fetched
+        if fetched and not samples:
+            return LeftOut(tuple(range(len(fetched))))
+        return self._collated(samples if self._recipe.batched else samples[0], slot)
 
     def _fetch(self, task: Task, start: int, stop: int, timing: Timing, seed: Seed | None) -> list[Any]:
         """The task's samples from `start` to `stop`, counted in the task."""
         dataset, before_sample = self._recipe.dataset, self._before_sample
-        begin, samples = self._clock(), []
+        tolerant = self._recipe.policy.tolerant or self._recipe.policy.refuses_none
+        begin = self._clock()
+        samples: list[Any] = []
         try:
             for k, index in enumerate(task.indices[start:stop], start):
                 before_sample(task.batch, task.offset + k)
+                if tolerant:
+                    samples.append(self._tolerantly(task, k, seed))
+                    continue
                 if seed is not None:
                     seed(k)
                 samples.append(dataset[index])
@@ -262,6 +196,32 @@ class Fetcher:
         timing.fetch_s += self._clock() - begin
         timing.samples += len(samples)
         return samples
+
+    def _tolerantly(self, task: Task, k: int, seed: Seed | None) -> Any:
+        """A sample, or another in its place, or `_BAD`, as the policy says."""
+        policy, dataset, index = self._recipe.policy, self._recipe.dataset, task.indices[k]
+        position = task.offset + k
+        for attempt in range(ATTEMPTS + 1):
+            if attempt or position not in task.bad:
+                try:
+                    if seed is not None:
+                        seed(k)
+                    sample = dataset[index]
+                    if sample is None and policy.refuses_none:
+                        raise NoneSampleError
+                    return sample
+                except Exception as error:
+                    if not policy.tolerant or attempt == ATTEMPTS:
+                        raise
+                    self._note(error, task, position, index)
+            if policy.on_error == "skip":
+                return _BAD
+            index = substitute(self._seeds[k], attempt, len(dataset))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _note(self, error: Exception, task: Task, position: int, index: Any) -> None:
+        bad = describe(error, self._recipe.dataset, task.batch, position, index, self._course.epoch)
+        self.bad.append(bad)
 
     def _next_of_stream(self, task: Task, slot: int, timing: Timing) -> Outcome:
         """The stream's next batch. Its samples can't be had twice, so an irregular one is collated here."""
@@ -278,20 +238,26 @@ class Fetcher:
 
     def _pull(self, task: Task, timing: Timing) -> list[Any]:
         """So many samples of the stream, or those that are left."""
-        begin = self._clock()
+        begin, policy = self._clock(), self._recipe.policy
         samples: list[Any] = []
         while self._stream is not None and len(samples) < len(task.indices):
             self._before_sample(task.batch, len(samples))
             try:
-                samples.append(next(self._stream))
+                sample = next(self._stream)
+                if sample is None and policy.refuses_none:
+                    raise NoneSampleError
+                samples.append(sample)
             except StopIteration:
                 self._stream = None
-            except BaseException:
+            except Exception as error:
                 self._position = len(samples)
-                timing.samples += len(samples) + 1  # taken, if not made
-                raise
+                self._note(error, task, self._position, None)
+                if not policy.tolerant or len(self.bad) >= MAX_IN_A_ROW:
+                    timing.samples += len(samples) + len(self.bad)
+                    self.bad = self.bad[:-1]
+                    raise
         timing.fetch_s += self._clock() - begin
-        timing.samples += len(samples)
+        timing.samples += len(samples) + len(self.bad)
         return samples
 
     def _fetch_many(
@@ -310,32 +276,39 @@ class Fetcher:
 
     def _rows(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
         """Fetch and place by turns, a group of samples at a time."""
-        samples = self._fetch(task, 0, 1 if self._spec is None else group_of(self._spec), timing, seed)
-        writer = self._writer(samples[0], slot, task.batch_size, task.offset)
-        writer.write(samples)
-        done = len(samples)
+        writer: RowWriter | None = None
+        left_out: list[int] = []
+        tolerant = self._recipe.policy.tolerant
+        done, group = 0, 1 if self._spec is None else group_of(self._spec)
         while done < len(task.indices):
-            del samples  # a large sample's memory is wanted for the next one
-            samples = self._fetch(task, done, done + writer.group, timing, seed)
-            writer.write(samples)
+            samples = self._fetch(task, done, done + group, timing, seed)
+            row = task.offset + done
+            for first, run in _runs(samples, row, left_out) if tolerant else ((row, samples),):
+                if writer is None:
+                    writer = self._writer(run[0], slot, task.batch_size)
+                    group = writer.group
+                writer.write(run, first)
             done += len(samples)
-        return Rows(writer.spec, task.batch_size)
+            del samples  # a large sample's memory is wanted for the next one
+        if writer is None:
+            return LeftOut(tuple(left_out))
+        return Rows(writer.spec, task.batch_size, tuple(left_out))
 
     def _batch_of(self, many: Any, task: Task, slot: int) -> Outcome:
         """The batch of samples that came all at once."""
         if not (task.rows and self._memory is not None and isinstance(many, list | tuple) and many):
             return self._collated(many, slot)
-        writer = self._writer(many[0], slot, len(many), 0)
+        writer = self._writer(many[0], slot, len(many))
         for start in range(0, len(many), writer.group):
-            writer.write(many[start : start + writer.group])
+            writer.write(many[start : start + writer.group], start)
         return Rows(writer.spec, len(many))
 
-    def _writer(self, first: Any, slot: int, rows: int, first_row: int) -> RowWriter:
+    def _writer(self, first: Any, slot: int, rows: int) -> RowWriter:
         spec = spec_of(first, self._spec)
         if spec is not self._spec and not self._can_send(spec):
             raise Irregular
         self._spec = spec
-        return RowWriter(spec, self._tensors(slot, spec, rows), first_row)
+        return RowWriter(spec, self._tensors(slot, spec, rows))
 
     def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:
         """The columns of a slot; making 200 views anew for every task would be felt."""
@@ -356,3 +329,17 @@ class Fetcher:
         if memory is None:
             return Direct(batch)
         return Block(*BlockWriter(lambda nbytes: memory.reserve(slot, nbytes)).pack(batch))
+
+
+def _runs(samples: list[Any], first: int, left_out: list[int]) -> Iterator[tuple[int, list[Any]]]:
+    """The samples between bad ones, each run with its first row; the rows of the bad go to `left_out`."""
+    run: list[Any] = []
+    for row, sample in enumerate([*samples, _BAD], first):
+        if sample is not _BAD:
+            run.append(sample)
+            continue
+        if run:
+            yield row - len(run), run
+            run = []
+        if row < first + len(samples):
+            left_out.append(row)

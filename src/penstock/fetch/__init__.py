@@ -1,0 +1,33 @@
+"""Runs one task: the random state, ``dataset[i]``, and the batch or its part put where it belongs."""
+
+from penstock.fetch.fetcher import Abandoned, Fetcher
+from penstock.fetch.outcomes import (
+    Block,
+    Direct,
+    Dropped,
+    Exhausted,
+    Failed,
+    LeftOut,
+    NotRegular,
+    Outcome,
+    Rows,
+    Timing,
+)
+from penstock.fetch.recipe import Recipe, batched_getter
+
+__all__ = [
+    "Abandoned",
+    "Block",
+    "Direct",
+    "Dropped",
+    "Exhausted",
+    "Failed",
+    "Fetcher",
+    "LeftOut",
+    "NotRegular",
+    "Outcome",
+    "Recipe",
+    "Rows",
+    "Timing",
+    "batched_getter",
+]

@@ -1,0 +1,54 @@
+"""How a loader makes batches: what a worker is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import Subset
+
+from penstock.collate import is_default_collate
+from penstock.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a loader makes batches; what a worker gets of it."""
+
+    dataset: Any
+    collate_fn: Callable[[Any], Any]
+    batched: bool
+    """False for ``batch_size=None``: a task is then one sample, given to `collate_fn` as it is."""
+    iterable: bool = False
+    """Samples come from ``iter(dataset)`` instead of ``dataset[i]``."""
+    drop_last: bool = False
+    """Of an iterable dataset, leave out a last batch that is short."""
+    seeds_samples: bool = True
+    """Every sample gets random state of its own; otherwise that is left to the dataset."""
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def rows(self) -> bool:
+        """Whether samples may be placed as rows; if they turn out not to fit, they are made again."""
+        return self.batched and (self.seeds_samples or self.iterable) and is_default_collate(self.collate_fn)
+
+    @property
+    def by_turns(self) -> bool:
+        """Whether it matters which worker makes a batch: each has its iterator, or its random state."""
+        return self.iterable or not self.seeds_samples
+
+    @property
+    def splittable(self) -> bool:
+        """Whether several tasks may make one batch."""
+        return self.rows and not self.by_turns and batched_getter(self.dataset) is None
+
+
+def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
+    """The dataset's ``__getitems__``, where it is more than a loop over ``dataset[i]``.
+
+    ``Subset`` has one in any case; it counts only if the dataset beneath has one.
+    """
+    if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
+        return dataset.__getitems__ if batched_getter(dataset.dataset) else None
+    return getattr(dataset, "__getitems__", None) or None
