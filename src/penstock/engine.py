@@ -313,7 +313,10 @@ class Engine:
 
     def _raise_end(self) -> NoReturn:
         error, self._sampler_error = self._sampler_error, None
-        raise StopIteration if error is None else self._on_purpose(error)
+        if error is None:
+            raise StopIteration
+        self._exhausted = False  # it may have more to give
+        raise self._on_purpose(error)
 
     # -- waiting ---------------------------------------------------------------------------------
 

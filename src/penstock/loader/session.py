@@ -43,6 +43,7 @@ class Session:
             self._base_seed = int(drawn.item())
         else:
             self._base_seed = passage.base_seed
+        _check(loader)
         self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
         self._timeout = float(loader.timeout)
         self._in_order = bool(getattr(loader, "in_order", True))
@@ -115,3 +116,11 @@ class Session:
             self._pool.give(self.arena)
         else:
             self.arena.close()
+
+
+def _check(loader: Loader) -> None:
+    """What torch looks at when an iterator is made, in its words."""
+    if loader.num_workers == 0 and loader.timeout != 0:
+        raise AssertionError("_SingleProcessDataLoaderIter requires timeout == 0")
+    if loader.num_workers > 0 and loader.prefetch_factor == 0:
+        raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
