@@ -65,7 +65,7 @@ def own() -> torch.Generator:
 
 
 ORDERS: dict[str, Any] = {
-    "sequential": lambda: {},
+    "sequential": dict,
     "shuffled": lambda: {"shuffle": True},
     "by its generator": lambda: {"shuffle": True, "generator": own()},
     "generator, no shuffle": lambda: {"generator": own()},

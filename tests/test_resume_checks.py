@@ -1,4 +1,4 @@
-"""What a state is checked for when it is loaded, and what else it brings along: epochs, the dataset's state."""
+"""What a state is checked for when it is loaded, and what it brings along: epochs, the dataset's state."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_everything_that_differs_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("state", [{"_num_yielded": 3, "_snapshot": {}}, {"version": 1}])
 def test_something_else_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(StateError, match="isn't the state of a penstock.DataLoader"):
+    with pytest.raises(StateError, match="isn't the state of a penstock"):
         DataLoader(Squares(40)).load_state_dict(state)
 
 
@@ -342,9 +342,10 @@ def test_accelerate_may_write_into_a_state() -> None:
 
 
 def test_a_datapipe_has_no_state() -> None:
+    loader = DataLoader(Pipe())
     with pytest.warns(UserWarning, match="state_dict"):
-        loader = DataLoader(Pipe())
-        assert loader.state_dict() == {}
+        state = loader.state_dict()
+    assert state == {}
     loader.load_state_dict({})
     with pytest.raises(StateError, match="DataPipe"):
         loader.load_state_dict(saved())
