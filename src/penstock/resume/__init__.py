@@ -6,8 +6,9 @@ A state is a plain dictionary. It describes the batches that were handed over, w
     _num_yielded, missing   how many batches of the epoch were handed over; with ``in_order=False`` the
                             numbers of those that weren't, while a later one was
     _iterator_finished      the epoch is over: the next one follows
-    order                   from what the order of its indices, or of the next epoch's, can be made again;
-                            of an iterable dataset, how far each worker's iterator has come
+    order                   from what the order of its indices can be made again; of an iterable dataset,
+                            how far each worker's iterator has come
+    next                    instead of it, between epochs: from what the next epoch's will follow
     base_seed, count        from what the samples' seeds follow; None before the first epoch
     announced               the epoch that the loader's ``set_epoch`` was told, if any
     sampler_epoch           that which the sampler was told

@@ -57,9 +57,9 @@ class Passage:
             self.base_seed = loaded["base_seed"]
         if loaded["base_seed"] is not None and (loader._seed is not None or keeps_seed(loader)):
             self.count = loaded["count"] + 1
-        if "generator" in loaded:
+        if "next" in loaded and "generator" in loaded:
             restore(loader.generator, loaded["generator"])
-        return Place(origin=loaded["order"])
+        return Place(origin=loaded.get("next", {}))
 
     def begin(self, loader: Loader, base_seed: int, count: int) -> None:
         """It begins, when all that was to be drawn for it at once has been."""
@@ -127,12 +127,12 @@ def between(loader: Loader, last: Passage | None) -> State:
     """The part of a state that isn't of an epoch under way; `last` is the one that is over, if any."""
     own = own_generator(loader)
     generator = {} if own is None else {"generator": state_of(own)}
-    order = {} if is_iterable(loader) else outlook(loader._index_sampler, loader._auto_collation, own)
+    following = {} if is_iterable(loader) else outlook(loader._index_sampler, loader._auto_collation, own)
     return {
         "_num_yielded": 0 if last is None else last.given,
         "missing": [],
         "_iterator_finished": last is not None,
-        "order": order,
+        "next": following,
         "base_seed": None if last is None else last.base_seed,
         "count": None if last is None else last.count,
         "announced": loader._epoch,
