@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from tests.equality import equal as equal  # with the datasets, where most tests want it
+
 
 class Squares(Dataset[Any]):
     """Sample i: a float tensor of `width` times i squared, and i."""
@@ -113,23 +115,3 @@ class Marks(Squares):
     def __getitem__(self, index: int) -> Any:
         (self.folder / str(os.getpid())).touch()
         return super().__getitem__(index)
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Whether two batches are the same in types, structure, dtypes and values."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, torch.Tensor):
-        same = a.dtype == b.dtype and a.shape == b.shape
-        return same and bool(torch.equal(a, b) if not a.is_floating_point() else _equal_floats(a, b))
-    if isinstance(a, np.ndarray):
-        return bool(a.dtype == b.dtype and np.array_equal(a, b))
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
-def _equal_floats(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ChainDataset, IterableDataset, get_worker_info
@@ -186,15 +188,9 @@ def test_a_wrong_length_is_warned_of_in_torchs_words(workers: int) -> None:
 
 
 class Noisy(Count):
-    """Draws from every generator in each worker."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.generator = torch.Generator()
-
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self.size):
-            yield torch.rand(1), torch.rand(1, generator=self.generator)
+            yield torch.rand(1), random.random(), np.random.rand(1)
 
 
 def test_workers_draw_differently_and_the_same_for_the_same_seed() -> None:
@@ -203,8 +199,34 @@ def test_workers_draw_differently_and_the_same_for_the_same_seed() -> None:
         return list(DataLoader(Noisy(4), batch_size=2, num_workers=2))
 
     batches = run()
-    assert len(torch.cat([torch.cat(batch) for batch in batches]).unique()) == 16
+    assert len(torch.cat([leaf.double().ravel() for batch in batches for leaf in batch]).unique()) == 24
     assert equal(run(), batches)
+
+
+class ShuffledShards(Count):
+    """Every worker shuffles all numbers in the same way and takes its share, as WebDataset's kind do."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.order = np.random.default_rng(5)
+
+    def __iter__(self) -> Iterator[int]:
+        info = get_worker_info()
+        step, first = (info.num_workers, info.id) if info else (1, 0)
+        yield from self.order.permutation(self.size)[first::step].tolist()
+
+
+@WORKERS
+def test_a_generator_that_all_workers_share_their_work_out_by_is_left_alone(workers: int) -> None:
+    arguments: dict[str, Any] = {"batch_size": 3, "num_workers": workers, "persistent_workers": workers > 0}
+
+    def epochs(loader: Any) -> list[Any]:
+        made = loader(ShuffledShards(20), **arguments)
+        return [list(made) for _ in range(2)]
+
+    ours = epochs(DataLoader)
+    assert sorted(torch.cat(ours[1]).tolist()) == list(range(20))
+    assert equal(ours, epochs(Torch))
 
 
 @WORKERS

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,38 @@ def run_program(text: str, **options: Any) -> subprocess.CompletedProcess[str]:
         check=False,
         **options,
     )
+
+
+# -- workers that are no processes ---------------------------------------------------------------
+
+
+class ThreadAsProcess(threading.Thread):
+    pid = 0
+
+
+class QueueOfThreads(queue.Queue[Any]):
+    def close(self) -> None: ...
+
+    def cancel_join_thread(self) -> None: ...
+
+
+class Threads(SpawnContext):
+    """The context of MONAI's ThreadDataLoader."""
+
+    _name = "threads"
+    Process = ThreadAsProcess  # type: ignore[assignment]
+    Queue = QueueOfThreads  # type: ignore[assignment]
+
+
+def test_a_context_that_is_not_pythons_is_left_to_torch() -> None:
+    mine = os.getpid()
+    loader = DataLoader(
+        Hooked(lambda _: None if os.getpid() == mine else os.abort()),
+        batch_size=8,
+        num_workers=2,
+        multiprocessing_context=Threads(),
+    )
+    assert torch.cat([indices for _, indices in loader]).tolist() == list(range(100))
 
 
 # -- batches stay what they are ------------------------------------------------------------------
@@ -309,6 +345,37 @@ def test_epochs_differ_and_persistent_ones_too() -> None:
         (first,), (second,) = list(loader), list(loader)
         assert not equal(first, second)
         loader.close()
+
+
+class Shared(Squares):
+    """Keeps what processes share."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(4)
+        self.factor, self.lock = context.Value("i", 1), context.Lock()
+        self.shared = torch.zeros(4).share_memory_()
+        self.view = self.shared[2:]
+        self.own = torch.ones(2)
+
+    def __getitem__(self, index: int) -> Any:
+        with self.lock:
+            return self.factor.value, self.shared.clone(), self.view.clone(), self.own.clone()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_what_processes_share_stays_shared(method: str) -> None:
+    """A curriculum's progress, say, or the epoch of a Hugging Face IterableDataset."""
+    dataset = Shared(multiprocessing.get_context(method))
+    loader = DataLoader(dataset, 4, num_workers=2, persistent_workers=True, multiprocessing_context=method)
+    with loader:
+        (first,) = list(loader)
+        dataset.factor.value = 7
+        dataset.shared += 5
+        dataset.own += 5
+        (second,) = list(loader)
+    assert [leaf[0].tolist() for leaf in first] == [1, [0] * 4, [0] * 2, [1] * 2]
+    assert [leaf[0].tolist() for leaf in second] == [7, [5] * 4, [5] * 2, [1] * 2]
+    assert not dataset.own.is_shared()
 
 
 # -- stats ---------------------------------------------------------------------------------------
@@ -642,3 +709,18 @@ def test_the_kept_iterator_may_be_reset_to_none() -> None:
     assert len(list(loader)) == 4
     assert isinstance(DataLoader[Any], object)
     loader.close()
+
+
+def test_a_subclass_may_have_attributes_of_the_names_that_are_ours() -> None:
+    class Theirs(DataLoader[Any]):
+        on_error = property(lambda _: "theirs")
+
+        def __init__(self, data: Any, seed: str, **options: Any) -> None:
+            self.seed = seed  # type: ignore[assignment]
+            super().__init__(data, **options)
+            self.errors = []  # type: ignore[assignment]
+            self.policy = self.seeding = "theirs"
+
+    loader = Theirs(Squares(8), seed="theirs", batch_size=2, num_workers=1)
+    assert len(list(loader)) == 4
+    assert (loader.seed, loader.errors, loader.on_error) == ("theirs", [], "theirs")

@@ -3,9 +3,10 @@
 The exceptions are in `penstock.errors`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from penstock._version import __version__
-from penstock.bad import BadSample
-from penstock.distributed import DistributedSampler
 from penstock.errors import (
     BatchNotSendableError,
     BatchTimeoutError,
@@ -19,8 +20,13 @@ from penstock.errors import (
     WorkerDiedError,
     WorkerError,
 )
-from penstock.loader import DataLoader
 from penstock.stats import Stats, WorkerStats
+
+if TYPE_CHECKING:
+    from penstock.bad import BadSample
+    from penstock.distributed import DistributedSampler
+    from penstock.integrations.upgrade import upgrade
+    from penstock.loader import DataLoader
 
 __all__ = [
     "BadSample",
@@ -40,4 +46,24 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "upgrade",
 ]
+
+_NEED_TORCH = {
+    "BadSample": "penstock.bad",
+    "DataLoader": "penstock.loader",
+    "DistributedSampler": "penstock.distributed",
+    "upgrade": "penstock.integrations.upgrade",
+}
+"""Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_NEED_TORCH[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TORCH})

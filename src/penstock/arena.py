@@ -203,13 +203,17 @@ class Notes:
     def clear(self) -> None:
         self._words[self._at] = 0
 
+    def reset(self) -> None:
+        """For a new worker, that has noted nothing yet."""
+        self._words[self._at] = self._words[self._at + 2] = 0
+
     def read(self) -> tuple[int, int] | None:
         """(batch, position in the batch) of the sample in hand, or None."""
         position = self._words[self._at]
         return (self._words[self._at + 1], position - 1) if position else None
 
     def since(self) -> float:
-        """When that note was made, by ``time.monotonic``."""
+        """When the last note was made, by ``time.monotonic``; 0 before the first."""
         return float(self._words[self._at + 2] / 1e9)
 
 

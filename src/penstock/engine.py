@@ -313,7 +313,10 @@ class Engine:
 
     def _raise_end(self) -> NoReturn:
         error, self._sampler_error = self._sampler_error, None
-        raise StopIteration if error is None else self._on_purpose(error)
+        if error is None:
+            raise StopIteration
+        self._exhausted = False  # it may have more to give
+        raise self._on_purpose(error)
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -378,7 +381,8 @@ class Engine:
         error = late or self._death(event)
         sample = event.sample
         culprit = (event.worker, sample) if self._epoch.iterable else sample
-        hopeless = late is not None or self._deaths.add(event.worker if sample is None else culprit)
+        hopeless = self._deaths.add(event.worker if sample is None else culprit)
+        hopeless |= late is not None and sample is not None
         if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
             raise error
         _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback

@@ -146,7 +146,7 @@ class SampleTimeoutError(PenstockError, TimeoutError):
         where = f"It was here:\n{stack.rstrip()}" if stack else "It could not say where it was."
         super().__init__(
             f"a sample took longer than sample_timeout={timeout:g} seconds: worker {worker} (pid {pid}) was "
-            f"{sample}, and was ended. {where}"
+            f"{sample or 'between samples'}, and was ended. {where}"
         )
 
     def __str__(self) -> str:

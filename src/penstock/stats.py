@@ -13,6 +13,9 @@ from types import MappingProxyType
 
 Clock = Callable[[], float]
 
+observers: list[Callable[[float], None]] = []
+"""Each is told of every batch that is handed over in this process: the seconds that its caller waited."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
@@ -92,13 +95,16 @@ class Recorder:
     def batch_out(self, samples: int, waited_since: float, nbytes: int, copied: bool) -> None:
         """Count one batch handed over now, to a caller that has waited since `waited_since`."""
         now = self.clock()
-        self._wait += now - waited_since
+        waited = now - waited_since
+        self._wait += waited
         if self._first is None:
             self._first = now - self._start
         self._batches += 1
         self._samples += samples
         self._bytes += nbytes
         self._copied += copied
+        for tell in observers:
+            tell(waited)
 
     def sample_cost(self) -> float | None:
         """Mean seconds of work that a sample takes; None before the first task is done."""

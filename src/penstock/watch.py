@@ -1,7 +1,8 @@
 """Watches for samples that take longer than ``sample_timeout``, and ends the workers that are on them.
 
 A worker notes each sample before it fetches it, with the time. So nobody has to wake up but for the moment
-when the oldest of the running samples would be late.
+when the oldest of the running samples would be late. A worker that has tasks and gets on to no sample (it was
+stopped, say) is late as well; how long it takes to its first sample is not limited.
 """
 
 from __future__ import annotations
@@ -45,8 +46,4 @@ class Watch:
         return self._ended.pop(pid, None)
 
     def _running(self) -> list[Busy]:
-        return [
-            busy
-            for busy in self._backend.busy()
-            if busy.sample is not None and busy.pid and busy.pid not in self._ended
-        ]
+        return [busy for busy in self._backend.busy() if busy.since and busy.pid not in self._ended]

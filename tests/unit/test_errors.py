@@ -19,6 +19,7 @@ from penstock.errors import (
     PenstockError,
     SampleInHand,
     SampleTimeoutError,
+    StateError,
     TooManyErrorsError,
     WorkerDiedError,
     WorkerError,
@@ -30,6 +31,7 @@ from penstock.errors import (
 SAMPLE = SampleInHand(3, ("key", 7))
 ONE_OF_EACH: list[PenstockError] = [
     PenstockError("just so"),
+    StateError("it differs"),
     ClosedError("closed"),
     WorkerError("package.Odd", "went wrong"),
     WorkerTraceback("Traceback (most recent call last): ..."),

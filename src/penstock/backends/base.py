@@ -81,13 +81,13 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A worker that has tasks, and the (batch, position) of the sample it is on."""
+    """A worker that has tasks, and the (batch, position) of the sample it is on, if it is on one."""
 
     worker: int
     pid: int
     sample: tuple[int, int] | None
     since: float = 0.0
-    """When it began that, by ``time.monotonic``."""
+    """Since when, by ``time.monotonic``; 0 before its first sample."""
 
 
 Event = Done | Died

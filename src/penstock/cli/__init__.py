@@ -4,6 +4,7 @@ import click
 
 from penstock import __version__
 from penstock.cli.demo import demo
+from penstock.cli.run import run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,3 +14,4 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(run)

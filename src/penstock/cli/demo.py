@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import click
-from rich.console import Console
 
 
 @click.command()
@@ -28,6 +27,8 @@ def demo(quick: bool, images: int | None, figures: TextIO | None, keep: Path | N
     Makes a folder of images of its own, so that nothing else is needed.
     """
     with _extras():
+        from rich.console import Console
+
         from penstock.demo.progress import phases
         from penstock.demo.report import data, show
         from penstock.demo.run import FULL, QUICK, DemoError, run

@@ -10,12 +10,10 @@ import io
 import pickle
 from typing import Any
 
-import cloudpickle
 import numpy as np
-import torch
 
 from penstock.arena import Bytes, aligned
-from penstock.collate.dense import is_plain
+from penstock.collate.pickling import Pickler, PicklerWithClasses
 from penstock.errors import BatchNotSendableError, BatchTooLargeError
 
 
@@ -36,12 +34,32 @@ class BlockWriter:
             BatchNotSendableError: if it holds something that can't be pickled.
             BatchTooLargeError: from `reserve`.
         """
-        places: list[tuple[int, int]] = []
-        stream = _dumps(batch, lambda buffer: places.append(self._place(buffer)))
+        stream, places = self._pickled(batch)
         table = pickle.dumps((places, stream), protocol=5)
         start, block = self._take(len(table))
         block[start : start + len(table)] = np.frombuffer(table, np.uint8)
         return start, start + len(table)
+
+    def _pickled(self, batch: Any) -> tuple[bytes, list[tuple[int, int]]]:
+        """By reference to its classes, or, where that can't be, with them (cloudpickle)."""
+        try:
+            return self._pickled_by(Pickler, batch)
+        except BatchTooLargeError:
+            raise
+        except Exception as plain:
+            self._end = 0
+            try:
+                return self._pickled_by(PicklerWithClasses, batch)
+            except BatchTooLargeError:
+                raise
+            except Exception:
+                raise BatchNotSendableError(type(batch).__name__, f"{plain}") from plain
+
+    def _pickled_by(self, pickler: type[pickle.Pickler], batch: Any) -> tuple[bytes, list[tuple[int, int]]]:
+        stream = io.BytesIO()
+        places: list[tuple[int, int]] = []
+        pickler(stream, 5, buffer_callback=lambda buffer: places.append(self._place(buffer))).dump(batch)
+        return stream.getvalue(), places
 
     def _place(self, buffer: pickle.PickleBuffer) -> tuple[int, int]:
         data = np.frombuffer(buffer.raw(), np.uint8)
@@ -58,62 +76,3 @@ def unpack(block: Bytes, start: int) -> Any:
     """The batch that `BlockWriter.pack` wrote; its tensors and arrays view `block` and keep it."""
     places, stream = pickle.loads(block[start:].tobytes())
     return pickle.loads(stream, buffers=[block[a : a + n] for a, n in places])
-
-
-def _dumps(batch: Any, place: Any) -> bytes:
-    """Pickle `batch` by reference to its classes, or, where that can't be, with them (cloudpickle)."""
-    stream = io.BytesIO()
-    try:
-        _Pickler(stream, protocol=5, buffer_callback=place).dump(batch)
-    except BatchTooLargeError:
-        raise
-    except Exception as plain:
-        try:
-            return cloudpickle.dumps(batch)  # type: ignore[no-any-return]
-        except Exception:
-            raise BatchNotSendableError(type(batch).__name__, f"{plain}") from plain
-    return stream.getvalue()
-
-
-class _Pickler(pickle.Pickler):
-    """Leaves the bytes of plain tensors beside the pickle; numpy does so for its arrays by itself."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, torch.Tensor) and obj.layout is not torch.strided:
-            return _load_saved, (_saved(obj),)
-        if type(obj) is not torch.Tensor or not is_plain(obj) or obj.is_conj() or obj.is_neg():
-            return NotImplemented
-        if obj.numel() == 0:
-            return _empty_tensor, (obj.dtype, tuple(obj.shape))
-        shape, stride = tuple(obj.shape), obj.stride()
-        for dim in (d for d in range(obj.dim()) if stride[d] == 0):
-            obj = obj.narrow(dim, 0, 1)  # expanded: there is but one
-        order = sorted(range(obj.dim()), key=stride.__getitem__, reverse=True)
-        dense = obj.permute(order)  # channels_last and the like stay as they are
-        if not dense.is_contiguous():
-            dense = obj.contiguous()
-            kept = dense.stride()
-            stride = tuple(0 if old == 0 else new for old, new in zip(stride, kept, strict=True))
-        raw: Any = dense.reshape(-1).view(torch.uint8).numpy()
-        return _rebuild_tensor, (pickle.PickleBuffer(raw), obj.dtype, shape, stride)
-
-
-def _empty_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype)
-
-
-def _saved(tensor: torch.Tensor) -> bytes:
-    stream = io.BytesIO()
-    torch.save(tensor, stream)
-    return stream.getvalue()
-
-
-def _load_saved(data: bytes) -> Any:
-    """A sparse tensor: unpickled without ``torch.load``, it would be kept alive by torch's own list."""
-    return torch.load(io.BytesIO(data), weights_only=False)
-
-
-def _rebuild_tensor(
-    data: Any, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]
-) -> torch.Tensor:
-    return torch.frombuffer(data, dtype=dtype).as_strided(shape, stride)

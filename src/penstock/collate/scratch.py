@@ -84,7 +84,12 @@ class stack_into:
 
 
 def _stack_privately(batch: Sequence[torch.Tensor], collate_fn_map: Any) -> torch.Tensor:
-    """torch's own rule, with its errors, without its shared memory."""
+    """torch's own rule, with its errors, without its shared memory.
+
+    In a worker it refuses tensors that require a gradient, as what came of them couldn't be sent.
+    """
+    if any(getattr(item, "requires_grad", False) for item in batch):
+        return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
     info, torch_worker._worker_info = torch_worker._worker_info, None
     try:
         return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]

@@ -103,12 +103,17 @@ class Fetcher:
         raises."""
         self._course = course
         self._views.clear()  # the main process may have given memory back
-        if self._seeder is not None:
-            self._seeder.look_again()
         if self._recipe.iterable:
-            if self._seeder is not None and self._memory is not None:
-                self._seeder.seed_all(self._seeds_of(0, 0, (self._worker,))[0])
-            self._stream = Stream(self._recipe.dataset, standing or Standing())
+            self._begin_stream(standing or Standing())
+        elif self._seeder is not None:
+            self._seeder.look_again()
+
+    def _begin_stream(self, standing: Standing) -> None:
+        """Generators that the dataset keeps are left alone: it may share its shards out by what they draw,
+        which has to be the same in all workers and on all ranks."""
+        if self._seeder is not None and self._memory is not None:
+            self._seeder.seed_global(self._seeds_of(0, 0, (self._worker,))[0])
+        self._stream = Stream(self._recipe.dataset, standing)
 
     def _seeds_of(self, batch: int, offset: int, indices: tuple[Any, ...]) -> list[int]:
         return sample_seeds(self._course.base_seed, self._course.epoch, batch, offset, indices)

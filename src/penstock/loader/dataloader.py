@@ -7,17 +7,17 @@ import os
 import sys
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
-import torch.utils.data
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError, StateError
 from penstock.loader.iterator import LoaderIterator
+from penstock.original import TorchDataLoader
 from penstock.policy import Policy
 from penstock.resume import Books
 from penstock.stats import Recorder, Stats
@@ -25,18 +25,21 @@ from penstock.stats import Recorder, Stats
 T = TypeVar("T")
 
 SEEDINGS = "sample", "worker"
-_NOT_OURS = "this DataLoader uses torch's own iterator (for a DataPipe, or as this isn't Linux)"
-_TORCHS_ARGUMENTS = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
+START_METHODS = "fork", "forkserver", "spawn"
+"""Where a context says anything else, its workers may be no processes: MONAI has one of threads."""
+_NOT_OURS = "this DataLoader uses torch's own iterator (see its documentation)"
+_TORCHS_ARGUMENTS = inspect.signature(TorchDataLoader.__init__).parameters
 
 
-class DataLoader(torch.utils.data.DataLoader[T]):
+class DataLoader(TorchDataLoader[T]):
     """A drop-in for ``torch.utils.data.DataLoader``: the same arguments, batches and order.
 
     What differs is how it works: workers that write samples straight into shared memory, several of
     them into one batch; a batch handed over without a copy; and an end that waits for nothing but the
     sample in hand. ``loader.stats()`` tells where the time went. It may be used in a ``with`` block.
 
-    DataPipes are loaded by torch's own iterator, and everything is on systems other than Linux.
+    DataPipes are loaded by torch's own iterator, and so is everything under a multiprocessing context that is
+    none of Python's three, and on systems other than Linux.
 
     Raises:
         StateError: by `load_state_dict`, and by the next ``iter()``, if the state isn't this loader's.
@@ -45,6 +48,9 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         BatchTimeoutError: by ``next()``, when no batch came within ``timeout`` seconds.
         DatasetNotSendableError: by ``iter()``, if the dataset can't be serialised (forkserver, spawn).
     """
+
+    errors: deque[BadSample]
+    """The samples that were bad up to now, over all epochs, the latest 10,000 of them."""
 
     _pool: ArenaPool | None = None
     _open: weakref.WeakSet[LoaderIterator]
@@ -83,13 +89,25 @@ class DataLoader(torch.utils.data.DataLoader[T]):
         max_retries: int = 3,
         sample_timeout: float | None = None,
     ) -> None:
-        self.policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
+        if seeding not in SEEDINGS:
+            raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
         if sample_timeout is not None and num_workers == 0:
             raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
-        self.sample_timeout = sample_timeout
-        self.on_error, self.max_errors, self.errors_file = on_error, max_errors, errors_file
-        self.none_is_error, self.max_retries = none_is_error, max_retries
+        self._seed, self._seeding = seed, seeding
+        self._policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
         self._book = ErrorBook(max_errors, errors_file)
+        self._books = Books()
+        self._show(
+            seed=seed,
+            seeding=seeding,
+            on_error=on_error,
+            max_errors=max_errors,
+            errors_file=errors_file,
+            none_is_error=none_is_error,
+            max_retries=max_retries,
+            sample_timeout=sample_timeout,
+            errors=self._book.kept,
+        )
         self.in_order, self.pin_memory_device = in_order, pin_memory_device
         since_torch_2_6: dict[str, Any] = {"in_order": in_order} if "in_order" in _TORCHS_ARGUMENTS else {}
         super().__init__(
@@ -111,10 +129,13 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             pin_memory_device=pin_memory_device,
             **since_torch_2_6,
         )
-        if seeding not in SEEDINGS:
-            raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
-        self.seed, self.seeding = seed, seeding
-        self._books = Books()
+
+    def _show(self, **ours: Any) -> None:
+        """Have what torch's class hasn't as attributes, under names that subclasses may have taken: theirs
+        stay, and we read our own elsewhere."""
+        for name, value in ours.items():
+            if name not in vars(self) and not hasattr(type(self), name):
+                setattr(self, name, value)
 
     def __iter__(self) -> Any:
         if self._closed:
@@ -140,7 +161,12 @@ class DataLoader(torch.utils.data.DataLoader[T]):
     @property
     def _loads_itself(self) -> bool:
         """Whether the batches come from our iterator instead of torch's."""
-        return sys.platform == "linux" and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
+        context = self.multiprocessing_context
+        return (
+            sys.platform == "linux"
+            and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
+            and (context is None or context.get_start_method() in START_METHODS)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, to go on from there later, in another process too; see docs/resume.md.
@@ -188,11 +214,6 @@ class DataLoader(torch.utils.data.DataLoader[T]):
             return Stats()
         recorder, arena = self._latest
         return recorder.snapshot(arena.made, arena.in_use)
-
-    @property
-    def errors(self) -> list[BadSample]:
-        """The samples that were bad up to now, over all epochs, the latest 10,000 of them."""
-        return list(self._book.kept)
 
     def close(self) -> None:
         """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""

@@ -35,14 +35,15 @@ class Session:
             loader._auto_collation,
             loader._dataset_kind == _DatasetKind.Iterable,
             loader.drop_last,
-            loader.seeding == "sample",
-            loader.policy,
+            loader._seeding == "sample",
+            loader._policy,
         )
         if passage.base_seed is None:
             drawn = torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
             self._base_seed = int(drawn.item())
         else:
             self._base_seed = passage.base_seed
+        _check(loader)
         self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
         self._timeout = float(loader.timeout)
         self._in_order = bool(getattr(loader, "in_order", True))
@@ -85,7 +86,7 @@ class Session:
             by_turns=self._recipe.by_turns,
             timeout=self._timeout,
             in_order=self._in_order,
-            policy=loader.policy,
+            policy=loader._policy,
             book=loader._book,
             dataset=self.dataset,
         )
@@ -95,12 +96,12 @@ class Session:
     def _course(self, loader: Loader, passage: Passage) -> Course:
         """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
         those under this base seed. A passage that goes on has its own."""
-        counter: Any = self if loader.seed is None else loader
+        counter: Any = self if loader._seed is None else loader
         count = counter._next_count if passage.count is None else passage.count
         counter._next_count = count + 1
-        if loader.seed is None and passage.base_seed is not None:
+        if loader._seed is None and passage.base_seed is not None:
             self._base_seed = passage.base_seed
-        base_seed = self._base_seed if loader.seed is None else loader.seed
+        base_seed = self._base_seed if loader._seed is None else loader._seed
         passage.begin(loader, base_seed, count)
         if passage.announced is None:
             return Course(self._generation, base_seed, count)
@@ -115,3 +116,11 @@ class Session:
             self._pool.give(self.arena)
         else:
             self.arena.close()
+
+
+def _check(loader: Loader) -> None:
+    """What torch looks at when an iterator is made, in its words."""
+    if loader.num_workers == 0 and loader.timeout != 0:
+        raise AssertionError("_SingleProcessDataLoaderIter requires timeout == 0")
+    if loader.num_workers > 0 and loader.prefetch_factor == 0:
+        raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")

@@ -28,7 +28,7 @@ def likeness(loader: Loader) -> dict[str, Any]:
     else:
         found["dataset length"] = _length(loader.dataset)
     found |= describe(loader._index_sampler, loader._auto_collation)
-    return found | {"seed": loader.seed, "seeding": loader.seeding}
+    return found | {"seed": loader._seed, "seeding": loader._seeding}
 
 
 def _length(thing: Any) -> int | None:

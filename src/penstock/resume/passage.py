@@ -55,7 +55,7 @@ class Passage:
             return Place(loaded["_num_yielded"], loaded["missing"], loaded["order"])
         if loaded["base_seed"] is not None and keeps_seed(loader):
             self.base_seed = loaded["base_seed"]
-        if loaded["base_seed"] is not None and (loader.seed is not None or keeps_seed(loader)):
+        if loaded["base_seed"] is not None and (loader._seed is not None or keeps_seed(loader)):
             self.count = loaded["count"] + 1
         if "next" in loaded and "generator" in loaded:
             restore(loader.generator, loaded["generator"])

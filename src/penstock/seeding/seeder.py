@@ -70,10 +70,10 @@ class SampleSeeder:
         self._sources[self._global :] = own
         return new
 
-    def seed_all(self, seed: int) -> None:
-        """Set every generator, once, for what can't be seeded sample by sample."""
-        for source in self._sources:
-            source.generator.seed(seed ^ source.salt)
+    def seed_global(self, seed: int) -> None:
+        """Set the global generators, once, for what can't be seeded sample by sample."""
+        for source in self._sources[: self._global]:
+            source.generator.seed(seed)
 
     def begin(self, seeds: Sequence[int], studied: int) -> Seed:
         """Before a task; what sets the state for each of its samples.

@@ -125,7 +125,7 @@ class ProcessesBackend(Backend):
             select.select([], [control], [], KILL_S)  # the template may have much to read, but not for long
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
         worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
-        worker.notes.clear()
+        worker.notes.reset()
         self._set[number] = worker
         self._selector.register(ours, selectors.EVENT_READ, partial(self._on_worker, worker))
 
@@ -261,11 +261,7 @@ class ProcessesBackend(Backend):
         return events
 
     def busy(self) -> list[Busy]:
-        return [
-            Busy(worker.number, worker.pid, worker.notes.read(), worker.notes.since())
-            for worker in self._set.values()
-            if worker.tasks
-        ]
+        return [worker.busy() for worker in self._set.values() if worker.tasks]
 
     def stack(self, worker: int) -> str | None:
         pid, end = self._set[worker].pid, time.monotonic() + STACK_S

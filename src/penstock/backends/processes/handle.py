@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 import selectors
+import time
 from dataclasses import replace
 from typing import Any
 
 from penstock import fetch
 from penstock.arena import Notes
-from penstock.backends.base import Done
+from penstock.backends.base import Busy, Done
 from penstock.backends.processes import failures
 from penstock.backends.processes.messages import Result
 from penstock.backends.processes.wire import Line
@@ -34,14 +35,25 @@ class WorkerHandle:
         self.spec: Spec | None = None
         self.tasks: dict[tuple[int, int, int], Task] = {}
         self.load = 0
+        self.idle_since = 0.0
+
+    def busy(self) -> Busy:
+        """What it is at, as far as it tells: a sample, or what lies before the next one."""
+        sample, since = self.notes.read(), self.notes.since()
+        if sample is None and since:
+            since = self.idle_since
+        return Busy(self.number, self.pid, sample, since)
 
     def give(self, task: Task, message: bytes) -> None:
         """Have a task sent, of which `message` is the frame."""
+        if not self.tasks:
+            self.idle_since = time.monotonic()
         self.tasks[_key(task)] = task
         self.load += len(task.indices)
         self.line.post(message)
 
     def take(self, result: Result) -> Done:
+        self.idle_since = time.monotonic()
         task = self.tasks.pop((result.generation, result.batch, result.offset))
         self.load -= len(task.indices)
         return Done(

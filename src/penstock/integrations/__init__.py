@@ -1,0 +1,1 @@
+"""Ways of putting Penstock into programs that were written for torch's DataLoader."""
