@@ -138,6 +138,7 @@ class Random(Drawn):
         return torch.Generator().manual_seed(self._origin["seed"])
 
     def _draws(self, dice: torch.Generator, size: int, wanted: int, start: int) -> Iterator[Iterator[int]]:
+        start = min(start, wanted)  # a short last batch counts as a whole one
         whole = start - start % _AT_ONCE
         for begin in range(0, whole, _SKIPPED_AT_ONCE):
             torch.randint(size, (min(whole - begin, _SKIPPED_AT_ONCE),), generator=dice)
