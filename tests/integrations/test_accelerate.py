@@ -167,7 +167,17 @@ def test_stateful_loader_of_torchdata() -> None:
     beside_torch(recipe)
 
 
-def test_unless_told_accelerate_makes_torchs_loader() -> None:
-    """docs/frameworks.md says so, and what to do."""
-    prepared = accelerator().prepare(penstock.DataLoader(Points()))
-    assert type(prepared.base_dataloader) is TORCHS
+@pytest.mark.parametrize("workers", WORKERS[::2], ids=str)
+def test_a_prepared_loader_is_upgraded_inside(workers: dict[str, Any]) -> None:
+    """Of whatever class a loader was, Accelerate prepares one of torch's."""
+
+    def recipe(loader: Loader) -> Any:
+        prepared = accelerator().prepare(loader(Points(), batch_size=8, shuffle=True, **workers))
+        assert type(prepared.base_dataloader) is TORCHS
+        if loader is penstock.DataLoader:
+            assert penstock.upgrade(prepared) is prepared
+            assert type(prepared.base_dataloader) is loader
+            assert penstock.upgrade(prepared) is prepared
+        return [[(x, prepared.end_of_dataloader) for x, _ in prepared] for _ in range(2)]
+
+    beside_torch(recipe)
