@@ -1,4 +1,4 @@
-"""Hugging Face: datasets, and the Trainer over them, with our loader handed in or in Accelerate's place for it."""
+"""Hugging Face's datasets, and its Trainer, with our loader handed in or made where Accelerate makes one."""
 
 from __future__ import annotations
 
