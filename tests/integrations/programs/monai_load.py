@@ -24,5 +24,7 @@ for kind, arguments in (
         loader = kind(dataset, batch_size=4, **{"shuffle": True, **arguments})
         for batch in loader:
             image = batch["image"]
-            print(kind.__name__, arguments, type(image).__name__, image.sum((1, 2, 3)).tolist(), batch["number"])
+            print(
+                kind.__name__, arguments, type(image).__name__, image.sum((1, 2, 3)).tolist(), batch["number"]
+            )
         del loader

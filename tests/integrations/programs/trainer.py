@@ -2,7 +2,6 @@
 
 import sys
 
-import datasets
 import torch
 from transformers import (
     BertConfig,
@@ -11,6 +10,8 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+
+import datasets
 
 torch.set_num_threads(1)
 words = [[(7 * i + 3 * j) % 30 + 1 for j in range(8)] for i in range(40)]
