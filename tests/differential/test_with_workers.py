@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import penstock
 from tests.differential import known
-from tests.differential.cases import asking_in_step, descriptions, maps, regular, shelves, streams, unusual
+from tests.differential.cases import asking_in_step, descriptions, maps, regular, shelves, unusual
 from tests.differential.effort import many
 from tests.differential.recording import Event, Setting, record
 from tests.differential.samples import CONTAINERS, LEAVES, REFUSED, Box, Leaf, Shelf
@@ -86,10 +86,4 @@ both: dict[str, Any] = {**WORKERS, "persistent_workers": st.booleans(), "in_orde
 @given(maps(descriptions, both, asking_in_step), how_many)
 @many(15, shrink=False)
 def test_map_style_beside_torchs_workers(setting: Setting, workers: int) -> None:
-    check_beside_workers(setting, workers)
-
-
-@given(streams(descriptions, both), how_many)
-@many(20, shrink=False)
-def test_iterable_beside_torchs_workers(setting: Setting, workers: int) -> None:
     check_beside_workers(setting, workers)
