@@ -1,7 +1,6 @@
 """torch's DataLoader and ours over generated settings, with workers.
 
-What torch makes without workers is what we should make with them, and quickly had; where workers matter,
-torch's has as many.
+What torch makes without workers is what we should make with them, and quickly had.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import penstock
 from tests.differential import known
 from tests.differential.cases import asking_in_step, descriptions, maps, regular, shelves, unusual
 from tests.differential.effort import many
-from tests.differential.recording import Event, Setting, record
+from tests.differential.recording import Setting, record
 from tests.differential.samples import CONTAINERS, LEAVES, REFUSED, Box, Leaf, Shelf
 from tests.differential.sources import MapSource
 
@@ -62,28 +61,3 @@ def test_every_kind_of_sample_under_other_start_methods(method: str) -> None:
     theirs = record(torchs, setting)
     ours = record(penstock.DataLoader, setting.changed(num_workers=2, multiprocessing_context=method))
     assert known.unlike(known.not_of_workers(ours), known.not_of_workers(theirs)) is None
-
-
-def check_beside_workers(setting: Setting, workers: int) -> None:
-    """Both with workers."""
-    assume(not known.intended(setting, known.WITH_TORCHS_WORKERS))
-    setting = setting.changed(num_workers=workers)
-    theirs, ours = record(torchs, setting), record(penstock.DataLoader, setting)
-    if not setting.arguments.get("in_order", True):
-        theirs, ours = sorted(theirs, key=_stable), sorted(ours, key=_stable)
-    difference = known.unlike(ours, theirs)
-    assert difference is None, f"{difference}\nin {setting}"
-
-
-def _stable(event: Event) -> tuple[bool, str]:
-    """All else first, then the batches, in whatever order they came."""
-    return (True, repr(event.value)) if event.what == "batch" else (False, "")
-
-
-both: dict[str, Any] = {**WORKERS, "persistent_workers": st.booleans(), "in_order": st.booleans()}
-
-
-@given(maps(descriptions, both, asking_in_step), how_many)
-@many(15, shrink=False)
-def test_map_style_beside_torchs_workers(setting: Setting, workers: int) -> None:
-    check_beside_workers(setting, workers)
