@@ -486,18 +486,21 @@ def test_memory_that_a_view_holds_is_left_alone() -> None:
     "samples",
     [
         [torch.zeros(2), torch.zeros(2, dtype=torch.float64)],
-        [torch.zeros(2, requires_grad=True), torch.zeros(2)],
         [torch.empty(0, 2), torch.empty(0, 2)],
         [torch.zeros(2).as_subclass(Labelled), torch.zeros(2).as_subclass(Labelled)],
     ],
-    ids=["dtypes", "requires_grad", "empty", "subclass"],
+    ids=["dtypes", "empty", "subclass"],
 )
 def test_what_has_no_place_in_the_block_is_stacked_as_torch_does(samples: list[Any], slot: Slot) -> None:
     made, _, _ = collated_in_block(samples, slot)
     expected = default_collate(samples)
     assert (type(made), made.dtype) == (type(expected), expected.dtype)
-    assert made.requires_grad == expected.requires_grad
     assert torch.equal(made, expected)
+
+
+def test_what_autograd_made_is_refused_as_in_torch(slot: Slot) -> None:
+    with pytest.raises(BatchNotSendableError, match="autograd's record"):
+        collated_in_block([torch.zeros(2, requires_grad=True), torch.zeros(2)], slot)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ T = TypeVar("T")
 SEEDINGS = "sample", "worker"
 START_METHODS = "fork", "forkserver", "spawn"
 """Where a context says anything else, its workers may be no processes: MONAI has one of threads."""
-_NOT_OURS = "this DataLoader uses torch's own iterator (see its documentation)"
+_NOT_OURS = "this DataLoader uses torch's own iterator (for a DataPipe, or since this isn't Linux)"
 _TORCHS_ARGUMENTS = inspect.signature(TorchDataLoader.__init__).parameters
 
 
