@@ -1,7 +1,8 @@
 """Every Python block of the documentation runs as it stands.
 
 A comment on the line before a block (blank lines between don't matter) changes that:
-``<!-- not run: reason -->`` leaves it out; ``<!-- continues -->`` runs it after the block before.
+``<!-- not run: reason -->`` leaves it out; ``<!-- continues -->`` runs it after the block before;
+``<!-- needs: package -->`` runs it with the integration tests, where there is that package.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ class Program:
 
     line: int
     code: str
+    needs: str = ""
 
 
 def programs(page: str) -> list[Program]:
@@ -44,7 +47,8 @@ def programs(page: str) -> list[Program]:
             assert found, "there is nothing to continue"
             found[-1].code += code
         else:
-            found.append(Program(page.count("\n", 0, match.start("code")) + 1, code))
+            needs = comment.removeprefix("needs: ") if comment.startswith("needs: ") else ""
+            found.append(Program(page.count("\n", 0, match.start("code")) + 1, code, needs))
     return found
 
 
@@ -58,11 +62,16 @@ def every_program() -> list[tuple[str, Program]]:
     ]
 
 
-EVERY = every_program()
+EVERY = [
+    pytest.param(program, id=place, marks=pytest.mark.integration if program.needs else ())
+    for place, program in every_program()
+]
 
 
-@pytest.mark.parametrize("program", [program for _, program in EVERY], ids=[place for place, _ in EVERY])
+@pytest.mark.parametrize("program", EVERY)
 def test_the_documentation_runs(program: Program, tmp_path: Path) -> None:
+    if program.needs and find_spec(program.needs) is None:
+        pytest.skip(f"{program.needs} is not installed: pip install penstock[integrations]")
     script = tmp_path / "block.py"
     script.write_text(program.code)
     done = subprocess.run(
@@ -86,6 +95,11 @@ b = a
 never
 ```
 
+<!-- needs: lightning -->
+```python
+import lightning
+```
+
 - in a list:
 
   ```python
@@ -100,7 +114,11 @@ not python
 
 
 def test_blocks_are_found_joined_and_left_out() -> None:
-    assert programs(PAGE) == [Program(3, "a = 1\nb = a\n"), Program(19, "if True:\n    c = 3\n")]
+    assert programs(PAGE) == [
+        Program(3, "a = 1\nb = a\n"),
+        Program(18, "import lightning\n", "lightning"),
+        Program(24, "if True:\n    c = 3\n"),
+    ]
 
 
 @pytest.mark.parametrize("comment", ["not run", "not run:", "not run:  "])

@@ -34,6 +34,7 @@ def _order(setting: Setting) -> str | None:
 
 
 SETTINGS: dict[str, Callable[[Setting], bool]] = {
+    "an exception in a sampler": lambda s: _order(s) in ("failing", "number", "of indices"),
     "what `__getitems__` is given": lambda s: (
         _order(s) == "generators" and any(word in s.source.kind for word in ("bulk", "stack", "subset"))
     ),
@@ -58,7 +59,6 @@ WITH_TORCHS_WORKERS: dict[str, Callable[[Setting], bool]] = {
     "tensors of several types in one batch, with workers": lambda s: any(
         isinstance(part, Now) and not isinstance(part.rare, Failing) for part in parts(s)
     ),
-    "an exception in a sampler": lambda s: _order(s) == "failing",
 }
 """The same where torch's has workers too."""
 

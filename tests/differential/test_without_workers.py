@@ -43,8 +43,8 @@ def test_iterable(setting: Setting) -> None:
 anything: dict[str, st.SearchStrategy[Any]] = {
     "batch_size": st.sampled_from([0, -1, 1, 3, None, True, 2.0, "2"]),
     "shuffle": st.sampled_from([None, True, False, 3, "yes"]),
-    "sampler": st.sampled_from([None, range(5), 5, "abc", Order("random", 4, batches=False)]),
-    "batch_sampler": st.sampled_from([None, [[0]], 3, Order("torch's", 4, batches=True)]),
+    "sampler": st.sampled_from([None, range(5), "abc", Order("random", 4, batches=False)]),
+    "batch_sampler": st.sampled_from([None, [[0]], Order("torch's", 4, batches=True)]),
     "num_workers": st.sampled_from([0, 1, 2, 1000, -1, 1.5, "2", None]),
     "collate_fn": st.sampled_from([None, repr, 3]),
     "pin_memory": st.sampled_from([True, False, None]),

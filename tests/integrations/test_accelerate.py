@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -71,10 +72,9 @@ def test_training_with_a_prepared_loader(workers: dict[str, Any], use: Any) -> N
     assert [step[-1] for step in seen] == 2 * ([False] * 6 + [True])
 
 
-@pytest.mark.parametrize("workers", WORKERS[:2], ids=str)
 @pytest.mark.parametrize("split_batches", [False, True])
 @pytest.mark.parametrize("even_batches", [False, True])
-def test_shards(workers: dict[str, Any], split_batches: bool, even_batches: bool, use: Any) -> None:
+def test_shards(split_batches: bool, even_batches: bool, use: Any) -> None:
     """What the first and the second of two processes get."""
 
     def recipe(loader: Loader) -> Any:
@@ -82,7 +82,7 @@ def test_shards(workers: dict[str, Any], split_batches: bool, even_batches: bool
         accelerator()
         shards = []
         for rank in range(2):
-            whole = loader(Points(45), batch_size=8, shuffle=True, **workers)
+            whole = loader(Points(45), batch_size=8, shuffle=True, num_workers=2)
             shard = accelerate.data_loader.prepare_data_loader(
                 whole,
                 num_processes=2,
@@ -154,6 +154,18 @@ def test_iterable_dataset(workers: dict[str, Any], dispatch: bool | None, use: A
     beside_torch(recipe)
 
 
+def test_arguments_that_torch_does_not_have(use: Any) -> None:
+    """Accelerate doesn't hand them on; docs/frameworks.md says how to."""
+    ours = penstock.DataLoader(Points(), seed=3)
+    use(penstock.DataLoader)
+    assert accelerator().prepare(ours).seed is None
+    use(partial(penstock.DataLoader, seed=3))
+    prepared = accelerator().prepare(ours)
+    assert prepared.seed == 3
+    assert isinstance(prepared, penstock.DataLoader)
+    assert len(list(prepared)) == 50
+
+
 def test_stateful_loader_of_torchdata() -> None:
     """Accelerate's other loader is torchdata's own: ours is only what it is made from."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="pip install torchdata")
@@ -167,7 +179,17 @@ def test_stateful_loader_of_torchdata() -> None:
     beside_torch(recipe)
 
 
-def test_unless_told_accelerate_makes_torchs_loader() -> None:
-    """docs/frameworks.md says so, and what to do."""
-    prepared = accelerator().prepare(penstock.DataLoader(Points()))
-    assert type(prepared.base_dataloader) is TORCHS
+@pytest.mark.parametrize("workers", WORKERS[::2], ids=str)
+def test_a_prepared_loader_is_upgraded_inside(workers: dict[str, Any]) -> None:
+    """Of whatever class a loader was, Accelerate prepares one of torch's."""
+
+    def recipe(loader: Loader) -> Any:
+        prepared = accelerator().prepare(loader(Points(), batch_size=8, shuffle=True, **workers))
+        assert type(prepared.base_dataloader) is TORCHS
+        if loader is penstock.DataLoader:
+            assert penstock.upgrade(prepared) is prepared
+            assert type(prepared.base_dataloader) is loader
+            assert penstock.upgrade(prepared) is prepared
+        return [[(x, prepared.end_of_dataloader) for x, _ in prepared] for _ in range(2)]
+
+    beside_torch(recipe)

@@ -1,4 +1,4 @@
-"""Hugging Face: datasets, and the Trainer over them, with our loader handed in or put in place."""
+"""Hugging Face's datasets, and its Trainer, with our loader handed in or made where Accelerate makes one."""
 
 from __future__ import annotations
 
@@ -123,8 +123,11 @@ def test_our_loader_handed_in(workers: dict[str, Any], tmp_path: Path) -> None:
     assert len(losses) == 12, "ten steps and two evaluations"
 
 
-@pytest.mark.parametrize("workers", WORKERS[::2], ids=str)
-@pytest.mark.parametrize("kind", ["lists", "tensors", "stream"])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("lists", WORKERS[0]), ("lists", WORKERS[1]), ("tensors", WORKERS[2]), ("stream", WORKERS[2])],
+    ids=str,
+)
 def test_our_loader_in_accelerates_place_for_it(
     kind: str, workers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

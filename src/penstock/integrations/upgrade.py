@@ -16,13 +16,18 @@ def upgrade(loader: TorchDataLoader[T]) -> DataLoader[T]:
 
     The two share the dataset, the sampler and the generator; workers and iterators aren't carried over. An
     object of a subclass of torch's class gets a class that is both its own and Penstock's: its methods stay,
-    and what they reach by ``super()`` is Penstock's. A loader that is Penstock's already is returned itself.
+    and what they reach by ``super()`` is Penstock's. A loader that is Penstock's already is returned itself,
+    and so is one that Accelerate prepared, which only wraps another: that one is replaced in it.
 
     Raises:
         TypeError: if `loader` is no torch DataLoader.
     """
     if isinstance(loader, DataLoader):
         return loader
+    if not issubclass(type(loader), TorchDataLoader) and hasattr(loader, "base_dataloader"):
+        prepared: Any = loader  # it only says, by `__class__`, that it is a DataLoader
+        prepared.base_dataloader = upgrade(prepared.base_dataloader)
+        return prepared  # type: ignore[no-any-return]
     if not isinstance(loader, TorchDataLoader):
         kind = type(loader)  # type: ignore[unreachable]
         raise TypeError(

@@ -36,13 +36,11 @@ class Passage:
         self.count: int | None = None
         self.announced: int | None = loader._epoch
         self._generator: Any = None
-        place = Place() if loaded is None else self._go_on(loader, loaded)
+        self._place = Place() if loaded is None else self._go_on(loader, loaded)
         self._batches: IndexStream | Turns
         if is_iterable(loader):
-            self._batches = Turns(loader.batch_size or 1, max(1, loader.num_workers), place)
+            self._batches = Turns(loader.batch_size or 1, max(1, loader.num_workers), self._place)
             self._warn_of_walks()
-        else:
-            self._batches = IndexStream(loader._index_sampler, loader._auto_collation, place)
 
     def _go_on(self, loader: Loader, loaded: State) -> Place:
         underway = is_underway(loader, loaded)
@@ -64,6 +62,8 @@ class Passage:
     def begin(self, loader: Loader, base_seed: int, count: int) -> None:
         """It begins, when all that was to be drawn for it at once has been."""
         self.base_seed, self.count = base_seed, count
+        if not is_iterable(loader):  # samplers draw after the base seed was drawn, as in torch
+            self._batches = IndexStream(loader._index_sampler, loader._auto_collation, self._place)
         own = own_generator(loader)
         if own is not None and self._generator is not None:
             restore(own, self._generator)
@@ -89,8 +89,8 @@ class Passage:
 
     @property
     def given(self) -> int:
-        """How many batches were handed over."""
-        return self._batches.count
+        """How many batches were handed over before it."""
+        return self._place.count
 
     def _warn_of_walks(self) -> None:
         samples = sum(s.taken for s in self.standings.values() if s.state is None and not s.ended)

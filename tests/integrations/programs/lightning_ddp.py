@@ -29,7 +29,7 @@ def fit(loader: Loader, workers: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    for workers in WORKERS:
+    for workers in WORKERS[::2]:
         seen, *_ = beside_torch(lambda loader, workers=workers: fit(loader, workers))
         assert our_children() == []
         assert sum(step[0] == "train" for step in seen) == 12
