@@ -102,7 +102,34 @@ class MemoryResult:
         return {"title": self.title, "pss_bytes": dict(self.passes), **_targets(self.targets)}
 
 
-Result = SpeedResult | MemoryResult
+@dataclass(frozen=True, slots=True)
+class ShuffleResult:
+    """The shuffle, measured: for each way, what each pass took."""
+
+    title: str
+    passes: Mapping[str, list[dict[str, float]]]
+    targets: list[Target]
+    name: str = "shuffle"
+
+    def table(self) -> Table:
+        """One row for each way."""
+        view = Table(
+            title=self.title, title_justify="left", box=box.SIMPLE_HEAD, min_width=len(self.title)
+        )
+        for heading in ("", "ms", "spread", "bytes a sample"):
+            view.add_column(heading, justify="right" if heading else "left")
+        for how, figures in self.passes.items():
+            taken = Spread.of(each["bytes_each"] for each in figures)
+            spread = Spread.of(each["seconds"] * 1000 for each in figures)
+            view.add_row(how, amount(spread.median), reach(spread), f"{taken.median:.1f}")
+        return view
+
+    def data(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {"title": self.title, "passes": dict(self.passes), **_targets(self.targets)}
+
+
+Result = SpeedResult | MemoryResult | ShuffleResult
 
 
 def targets_table(results: Sequence[Result]) -> Table:

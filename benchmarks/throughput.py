@@ -24,10 +24,11 @@ class Scale:
     tiny: int
     cheap: int
     paths: int  # in the list whose memory is measured
+    shuffled: int  # samples in the shuffle
 
 
-FULL = Scale(rounds=5, images=3072, tiny=1280, cheap=200_000, paths=1_000_000)
-QUICK = Scale(rounds=2, images=512, tiny=320, cheap=10_000, paths=200_000)
+FULL = Scale(rounds=5, images=3072, tiny=1280, cheap=200_000, paths=1_000_000, shuffled=10**8)
+QUICK = Scale(rounds=2, images=512, tiny=320, cheap=10_000, paths=200_000, shuffled=10**7)
 
 
 @dataclass(frozen=True, slots=True)
