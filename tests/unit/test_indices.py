@@ -289,7 +289,7 @@ def through_json(place: Place) -> Place:
 
 
 @given(samplers(st.one_of(known, others)), st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 def test_it_goes_on_from_any_place_in_a_new_process(drawn: tuple[Make, bool], data: st.DataObject) -> None:
     """Twice, with batches made ahead, and with other states of the global generators meanwhile."""
     make, batched = drawn
@@ -318,7 +318,7 @@ def test_it_goes_on_from_any_place_in_a_new_process(drawn: tuple[Make, bool], da
         assert stream.place() == place
     before = global_states()
     got += stream
-    assert got == whole
+    assert got == whole, (type(sampler), vars(sampler), type(inner), vars(inner))
     if place.count and not by_default:
         assert global_states() == before, "the draws were made in the run that was saved"
     for name, dice in global_dice().items():
