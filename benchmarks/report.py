@@ -113,9 +113,7 @@ class ShuffleResult:
 
     def table(self) -> Table:
         """One row for each way."""
-        view = Table(
-            title=self.title, title_justify="left", box=box.SIMPLE_HEAD, min_width=len(self.title)
-        )
+        view = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, min_width=len(self.title))
         for heading in ("", "ms", "spread", "bytes a sample"):
             view.add_column(heading, justify="right" if heading else "left")
         for how, figures in self.passes.items():
