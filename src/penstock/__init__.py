@@ -24,7 +24,7 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
-    from penstock.distributed import DistributedSampler
+    from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
 
@@ -36,6 +36,7 @@ __all__ = [
     "ClosedError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedIterableDataset",
     "DistributedSampler",
     "PenstockError",
     "SampleTimeoutError",
@@ -52,6 +53,7 @@ __all__ = [
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
+    "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "upgrade": "penstock.integrations.upgrade",
 }
