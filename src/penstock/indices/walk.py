@@ -113,8 +113,9 @@ class Walk(Order):
     def origin(self, given: int) -> Origin:
         if not self._marks:  # not begun
             return dict(self._origin) or self.outlook()
-        mark = copy.deepcopy(self._marks[given])
-        return mark if mark.keys() & {"sampler", "iterator"} else {**self._beginning, **mark}
+        mark = self._marks[given]
+        has_state = mark.keys() & {"sampler", "iterator"}
+        return copy.deepcopy(mark) if has_state else {**self._beginning, **mark}
 
     def outlook(self, besides: Any = None) -> Origin:
         if is_stateful(self._sampler):
