@@ -19,6 +19,7 @@ import cloudpickle
 import torch
 from torch.multiprocessing.reductions import reduce_storage, reduce_typed_storage
 
+from penstock.backends.processes.prologue import hold_interrupts
 from penstock.backends.processes.worker import WorkerJob
 from penstock.errors import DatasetNotSendableError
 
@@ -46,6 +47,10 @@ class Payload:
         data = _dumps(self._job, self._start_method)
         with open(self._fd, "wb", closefd=False) as file:
             file.write(data)
+        if (
+            self._start_method == "spawn"
+        ):  # the process comes next; forkserver's server would keep this for ever
+            hold_interrupts()
         return {"once": self._once, "fd": reduction.DupFd(self._fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
