@@ -144,6 +144,10 @@ def test_ctrl_c_to_the_whole_group_prints_one_traceback() -> None:
     assert alive == []
 
 
+def maps_of(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/maps").read_text()
+
+
 def template_that_maps(file: str, main: psutil.Process, method: str) -> psutil.Process:
     """Wait for the fresh process that becomes the template, and then until it has loaded a library."""
     words = "spawn_main" if method == "spawn" else "forkserver import main"
@@ -151,9 +155,8 @@ def template_that_maps(file: str, main: psutil.Process, method: str) -> psutil.P
         for process in main.children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
                 ours = method == "spawn" or process.ppid() != main.pid  # a child of the fork server
-                if ours and words in " ".join(process.cmdline()):
-                    if file in Path(f"/proc/{process.pid}/maps").read_text():
-                        return process
+                if ours and words in " ".join(process.cmdline()) and file in maps_of(process):
+                    return process
         time.sleep(0.01)
 
 

@@ -1,11 +1,11 @@
 """What a template that is started afresh does before all else, be it torch's import or the user's program.
 
 Python lets nothing of ours run there until those are imported, which takes seconds; but it unpickles the
-process's name before them. So that is pickled as an expression: the actions, and then the name. As nothing can be
-imported yet, actions are calls of the standard library.
+process's name before them. So that is pickled as an expression: the actions, and then the name. As nothing can
+be imported yet, actions are calls of the standard library.
 
-Ctrl-C reaches the template too, which has nothing to say about it. Until it can say so, the signal is blocked:
-from before it exists, as it inherits that (`interrupts_let_through`).
+Ctrl-C reaches the template too, which should say nothing about it. Until it can ignore the signal, that is
+blocked, and was so in the process that it comes from (`interrupts_let_through`).
 """
 
 from __future__ import annotations
