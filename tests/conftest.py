@@ -45,7 +45,7 @@ def open_descriptors() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     before = open_descriptors()
-    gc.freeze()  # so that the collections look at what this test made, and not at torch and the like each time
+    gc.freeze()  # so that a collection looks at what this test made, and not at torch and the like each time
     yield
     gc.collect()
     assert our_children() == []

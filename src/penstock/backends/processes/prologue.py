@@ -1,8 +1,8 @@
 """What a template that is started afresh does before all else, be it torch's import or the user's program.
 
 Python lets nothing of ours run there until those are imported, which takes seconds; but it unpickles the
-process's name before them. So that is pickled as an expression: the actions, and then the name. As nothing can
-be imported yet, actions are calls of the standard library.
+process's name before them. So that is pickled as an expression: the actions, and then the name. Nothing can
+be imported yet, so actions are calls of the standard library.
 
 Ctrl-C reaches the template too, which should say nothing about it. Until it can ignore the signal, that is
 blocked, and was so in the process that it comes from (`interrupts_let_through`).

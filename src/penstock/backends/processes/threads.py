@@ -4,8 +4,8 @@ Workers are many so that each may keep one processor busy; pools of threads in e
 processors from each other. A library reads how many it may have from the environment when it is loaded; one
 that is loaded already is told. `worker_init_fn` and the dataset come later, so what they set counts.
 
-BLAS libraries that are told in a forked process start their threads there; so they are told before it, for the
-moment of the fork.
+BLAS libraries that are told in a forked process start their threads there; so they are told before it, for
+the moment of the fork.
 """
 
 from __future__ import annotations
