@@ -17,6 +17,7 @@ from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError, StateError
 from penstock.loader.iterator import LoaderIterator
+from penstock.machine import cpus
 from penstock.original import TorchDataLoader
 from penstock.policy import Policy
 from penstock.resume import Books
@@ -170,6 +171,18 @@ class DataLoader(TorchDataLoader[T]):
         iterator = LoaderIterator(self, self._pool)
         self._open.add(iterator)
         return iterator
+
+    def check_worker_number_rationality(self) -> None:
+        """Torch's warning, in its words, which people match; but a cgroup's quota counts as well."""
+        if self.num_workers > (allowed := cpus()):
+            warnings.warn(
+                f"This DataLoader will create {self.num_workers} worker processes in total. "
+                f"Our suggested max number of worker in current system is {allowed}, which is smaller "
+                "than what this DataLoader is going to create. "
+                "Please be aware that excessive worker creation might get DataLoader running slow or even "
+                "freeze, lower the worker number to avoid potential slowness/freeze if necessary.",
+                stacklevel=2,
+            )
 
     @property
     def _loads_itself(self) -> bool:
