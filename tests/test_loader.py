@@ -557,7 +557,7 @@ def test_torchs_seed_may_be_read_without_being_drawn_from() -> None:
 # -- surroundings --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIG_IGN", "lambda *_: reap()"])
+@pytest.mark.parametrize("how", [pytest.param("SIG_IGN", marks=pytest.mark.slow), "lambda *_: reap()"])
 def test_a_program_that_reaps_children_itself(how: str) -> None:
     done = run_program(
         f"""

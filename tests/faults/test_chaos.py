@@ -18,7 +18,7 @@ import torch
 from penstock import DataLoader
 from tests.datasets import Squares, equal
 
-EPOCHS = int(os.environ.get("PENSTOCK_CHAOS_EPOCHS", "12"))
+EPOCHS = int(os.environ.get("PENSTOCK_CHAOS_EPOCHS", "4"))
 SIZE, BATCH = 48, 4
 ONCE = "kill", "segv", "exit", "stop", "hang once"
 ALWAYS = "raise", "none", "hang"

@@ -83,8 +83,17 @@ def run() -> Iterator[type[Program]]:
                 process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("where", ["in the step", "in next()"])
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        pytest.param(signal.SIGINT, "in the step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "in next()", marks=pytest.mark.slow),
+        (signal.SIGTERM, "in the step"),
+        pytest.param(signal.SIGTERM, "in next()", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "in the step", marks=pytest.mark.slow),
+        (signal.SIGKILL, "in next()"),
+    ],
+)
 def test_a_signal_to_the_main_process(run: type[Program], number: int, where: str) -> None:
     if where == "in the step":
         program = run("loader, iterator = open_loader()\nready()\ntime.sleep(1000)")
@@ -160,13 +169,10 @@ def template_that_maps(file: str, main: psutil.Process, method: str) -> psutil.P
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "moment"),
-    [
-        pytest.param("spawn", "begins", marks=pytest.mark.slow),
-        ("spawn", "imports torch"),
-        pytest.param("forkserver", "imports torch", marks=pytest.mark.slow),
-    ],
+    [("spawn", "begins"), ("spawn", "imports torch"), ("forkserver", "imports torch")],
 )
 def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, moment: str) -> None:
     program = PREAMBLE + f"open_loader({method!r})"
@@ -182,7 +188,7 @@ def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, mome
     assert psutil.wait_procs([template], timeout=SOON)[1] == []
 
 
-@pytest.mark.parametrize("workers", ["idle", "on a slow sample"])
+@pytest.mark.parametrize("workers", [pytest.param("idle", marks=pytest.mark.slow), "on a slow sample"])
 def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str) -> None:
     hook = "slow" if workers == "on a slow sample" else "None"
     program = run(f"loader, iterator = open_loader(hook={hook})\nready()")
@@ -192,6 +198,7 @@ def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str
     assert stderr == ""
 
 
+@pytest.mark.slow
 def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> None:
     program = run(
         """
@@ -206,6 +213,7 @@ def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> No
     assert program.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]) -> None:
     """Its template is forked with the first one's sockets open, and must let go of them."""
     program = run(
@@ -228,6 +236,7 @@ def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]
     assert time.monotonic() - start < SOON
 
 
+@pytest.mark.slow
 def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) -> None:
     program = run(
         """
@@ -247,6 +256,7 @@ def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) 
     assert float(stderr) < 1.0, "a batch of four takes two seconds"
 
 
+@pytest.mark.slow
 def test_a_worker_that_ignores_sigterm_is_killed(run: type[Program]) -> None:
     program = run(
         """
