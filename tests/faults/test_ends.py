@@ -198,6 +198,95 @@ def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str
     assert stderr == ""
 
 
+IN_A_THREAD = """
+import threading
+opened = []
+thread = threading.Thread(target=lambda: opened.append(open_loader()))
+thread.start()
+thread.join()
+ready()
+"""
+WHILE_A_THREAD_WAITS = """
+import threading
+loader, iterator = open_loader(hook=slow)
+thread = threading.Thread(target=lambda: list(iterator), daemon=True)
+thread.start()
+while sys._current_frames()[thread.ident].f_code.co_name != "select":
+    os.sched_yield()
+ready()
+"""
+IN_A_CHILD = """
+def leave_it_open():
+    global opened
+    opened = open_loader()
+def child():
+    leave_it_open()
+    sys.exit(0)
+first = open_loader()
+def run_both():
+    import multiprocessing
+    process = multiprocessing.get_context("fork").Process(target=leave_it_open)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, process.exitcode
+    pid = os.fork()
+    if pid == 0:
+        child()
+    assert os.waitpid(pid, 0)[1] == 0
+run_both()
+children = [p.pid for p in psutil.Process().children(recursive=True)]
+assert len(children) == 3, children
+assert len(next(first[1])) == 2
+ready()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("body", [IN_A_THREAD, WHILE_A_THREAD_WAITS, IN_A_CHILD])
+def test_interpreter_exit_with_an_iterator_open_elsewhere(run: type[Program], body: str) -> None:
+    program = run(body)
+    _, stderr = program.process.communicate(timeout=20)
+    program.assert_all_gone(minimum=0)
+    assert program.process.returncode == 0
+    assert stderr == ""
+
+
+@pytest.mark.slow
+def test_under_pytest_xdist_with_loaders_left_open(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "test_open.py").write_text(
+        textwrap.dedent(
+            """
+            import psutil, pytest
+            from penstock import DataLoader
+            from tests.datasets import Squares
+
+            kept = []
+
+            @pytest.mark.parametrize("number", range(4))
+            def test_open(number, request):
+                iterator = iter(DataLoader(Squares(100), batch_size=4, num_workers=2))
+                assert next(iterator)[1].tolist() == [0, 1, 2, 3]
+                kept.append(iterator)
+                pids = [process.pid for process in psutil.Process().children(recursive=True)]
+                (request.path.parent / f"pids{number}").write_text(" ".join(map(str, pids)))
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "4 passed" in done.stdout, done.stdout
+    pids = {int(pid) for number in range(4) for pid in (tmp_path / f"pids{number}").read_text().split()}
+    assert len(pids) >= 12
+    assert not any(map(psutil.pid_exists, pids))
+
+
 @pytest.mark.slow
 def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> None:
     program = run(

@@ -55,6 +55,8 @@ class Recovery:
     def judge(self, event: Died, name: Name) -> Verdict:
         """`name` tells a sample in hand by its (batch, position)."""
         late = self._watch.cause_of(event.pid)
+        if event.exitcode != -signal.SIGKILL:
+            late = None  # it was dying already, by itself
         error = late.error if late else self._death(event, name(event.sample))
         sample = late.sample if late else event.sample  # it may have got to another one before its end
         iterable = self._epoch.iterable
