@@ -1,7 +1,7 @@
 """Everything at once, by a seeded plan, epoch after epoch: the batches are what the policy says.
 
-``PENSTOCK_CHAOS_EPOCHS`` sets how many epochs; some hundred are for a long run by hand. On a busy machine, where
-a process takes its time to die, ``PENSTOCK_CHAOS_TIMEOUT`` should be longer.
+``PENSTOCK_CHAOS_EPOCHS`` sets how many epochs; some hundred are for a long run by hand. On a busy machine,
+where a process takes its time to die, ``PENSTOCK_CHAOS_TIMEOUT`` should be longer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALWAYS = "raise", "none", "hang"
 class Chaos(Squares):
     """At some indices something happens: once, and all is well after it; or always.
 
-    With `ragged`, samples that differ do so in their shape, which needs a collate function; else in their type.
+    With `ragged`, samples that differ do so in shape, which needs a collate function; else in type.
     """
 
     def __init__(self, folder: Path, plan: dict[int, str], ragged: bool) -> None:
