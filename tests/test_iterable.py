@@ -240,7 +240,7 @@ def test_leaving_an_endless_stream(workers: int) -> None:
         assert batch.shape == (2, 2)
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_other_start_methods(method: str) -> None:
     options: dict[str, Any] = {"batch_size": 3, "num_workers": 2, "multiprocessing_context": method}
     ours = list(DataLoader(Shares(20), **options))
