@@ -152,6 +152,23 @@ def test_past_the_budget_batches_are_copied_out(monkeypatch: pytest.MonkeyPatch)
     assert all(bool((images[1] == float(labels[1]) ** 2).all()) for images, labels in kept)
 
 
+def test_torchs_warning_of_too_many_workers_knows_of_quotas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text("100000 100000")
+    words = "This DataLoader will create"
+    with pytest.warns(UserWarning, match=words) as torchs:
+        torch.utils.data.DataLoader(Squares(4), num_workers=1000)
+    monkeypatch.setattr("penstock.machine.CGROUP", tmp_path)
+    with pytest.warns(UserWarning, match=words) as ours:
+        loader = DataLoader(Squares(4), num_workers=2)
+    with pytest.warns(UserWarning, match=words) as again:
+        list(loader)
+    allowed = f"system is {len(os.sched_getaffinity(0))},"
+    text = str(torchs[0].message).replace("create 1000", "create 2").replace(allowed, "system is 1,")
+    assert [str(warning.message) for warning in (*ours, *again)] == [text, text]
+
+
 # -- life cycle ----------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ LAYERS: dict[str, int] = {
 """By room: the first part of a module's name after ``penstock``."""
 SAME_LAYER = {("collate", "arena"), ("bad", "policy"), ("cli", "integrations")}
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
-PUBLIC = {"penstock", "penstock.fetch"}
+PUBLIC = {"penstock", "penstock.fetch", "penstock.machine"}
 """All that the rooms of layer 6 see of the layers below."""
 
 
