@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "shards": 1,
     "indices": 2,
     "fetch": 2,
+    "pipeline": 2,
     "backends": 3,
     "engine": 4,
     "resume": 4,
