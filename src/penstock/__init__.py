@@ -16,6 +16,7 @@ from penstock.errors import (
     DatasetNotSendableError,
     NotStorableError,
     PenstockError,
+    PrepareError,
     SampleTimeoutError,
     StateError,
     TooManyErrorsError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.distributed import DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.preparing import PreparedDataset, prepare
 
 __all__ = [
     "BadSample",
@@ -42,6 +44,8 @@ __all__ = [
     "DistributedSampler",
     "NotStorableError",
     "PenstockError",
+    "PrepareError",
+    "PreparedDataset",
     "SampleTimeoutError",
     "StateError",
     "Stats",
@@ -50,6 +54,7 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "prepare",
     "upgrade",
 ]
 
@@ -57,6 +62,8 @@ _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
     "DistributedSampler": "penstock.distributed",
+    "PreparedDataset": "penstock.preparing",
+    "prepare": "penstock.preparing",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

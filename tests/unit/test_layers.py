@@ -52,7 +52,14 @@ LAYERS: dict[str, int] = {
 """By room: the first part of a module's name after ``penstock``."""
 SAME_LAYER = {("collate", "arena"), ("engine", "watch"), ("bad", "policy"), ("cli", "integrations")}
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
-PUBLIC = {"penstock", "penstock.fetch", "penstock.pipeline", "penstock.shards"}
+PUBLIC = {
+    "penstock",
+    "penstock.fetch",
+    "penstock.bad",
+    "penstock.pipeline",
+    "penstock.shards",
+    "penstock.tree",
+}
 """All that the rooms of layer 6 see of the layers below."""
 
 

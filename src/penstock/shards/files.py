@@ -84,7 +84,7 @@ def write_shard(
     return written[0]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a file that then gets this name, when all of it is on the disk.
 
     Raises:
