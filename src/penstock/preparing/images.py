@@ -84,5 +84,8 @@ def _resized(image: Any, short: int | None) -> Any:
 
 def codec_versions() -> dict[str, str]:
     """Of the libraries that decode and encode images."""
-    found = {name: features.version(feature) for name, feature in (("libjpeg-turbo", "libjpeg_turbo"), ("zlib", "zlib"))}
+    found = {
+        name: features.version(feature)
+        for name, feature in (("libjpeg-turbo", "libjpeg_turbo"), ("zlib", "zlib"))
+    }
     return {name: version for name, version in found.items() if version}

@@ -78,6 +78,8 @@ def prepare(
     """
     if on_error not in ON_ERROR:
         raise PrepareError(f"on_error should be 'raise' or 'skip', but got {on_error!r}")
+    if max_errors is not None and on_error == "raise":
+        raise PrepareError("max_errors is for on_error='skip': without that, the first error ends the work")
     if workers is not None and workers < 0:
         raise PrepareError(f"workers should be 0 or more, but got {workers}")
     settings = Settings(resize_short, format, quality, *shard_limits(shard_size), until)
@@ -156,18 +158,17 @@ class _Work:
                 self._progress(index + 1, total)
             self._bad += map(_entry, loader.errors)
         except TooManyErrorsError as error:
-            raise PrepareError(self._too_many(loader.errors[-1])) from error
+            raise PrepareError(self._too_many(loader.errors[0], loader.errors[-1])) from error
         except NotStorableError as error:
             raise PrepareError(str(error)) from error
 
-    def _too_many(self, last: BadSample) -> str:
-        what = _told(_entry(last))
+    def _too_many(self, first: BadSample, last: BadSample) -> str:
         if self._limit == 0:
             return (
-                f"{what}. To leave out what can't be made, prepare again with on_error='skip' "
+                f"{_told(_entry(first))}. To leave out what can't be made, prepare again with on_error='skip' "
                 f"(--on-error skip): it goes on from here"
             )
-        return f"more samples could not be made than max_errors={self._limit:g} allows; the last: {what}"
+        return f"more samples could not be made than max_errors={self._limit:g} allows; the last: {_told(_entry(last))}"
 
 
 class _Numbered(Dataset[Any]):

@@ -54,6 +54,8 @@ class ImageFolder:
     """
 
     def __init__(self, root: Path, settings: Settings) -> None:
+        if settings.until is not None:
+            raise PrepareError("until is for the transform of a dataset, and this is a folder of images")
         self._root, self._settings = root, settings
         beside = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
         folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
@@ -127,8 +129,10 @@ class OfDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample, _ = self._cut.start(index)
         structure = structure_of(sample)
-        leaves = [self._stored(leaf) for leaf in flatten(sample, structure)]
-        stored = unflatten(structure, iter(leaves))
+        leaves = flatten(sample, structure)
+        if self._settings.resize_short and not any(isinstance(leaf, Image.Image) for leaf in leaves):
+            raise ValueError("there is no image of Pillow's in this sample to resize")
+        stored = unflatten(structure, map(self._stored, leaves))
         return (
             {SAMPLE: stored} if self.paths is None else {SAMPLE: stored, PATH: _readable(self.paths[index])}
         )
