@@ -164,11 +164,10 @@ class _Work:
 
     def _too_many(self, first: BadSample, last: BadSample) -> str:
         if self._limit == 0:
-            return (
-                f"{_told(_entry(first))}. To leave out what can't be made, prepare again with on_error='skip' "
-                f"(--on-error skip): it goes on from here"
-            )
-        return f"more samples could not be made than max_errors={self._limit:g} allows; the last: {_told(_entry(last))}"
+            how = "prepare again with on_error='skip' (--on-error skip): it goes on from here"
+            return f"{_told(_entry(first))}. To leave out what can't be made, {how}"
+        limit = f"max_errors={self._limit:g}"
+        return f"more samples could not be made than {limit} allows; the last: {_told(_entry(last))}"
 
 
 class _Numbered(Dataset[Any]):
