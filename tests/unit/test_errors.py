@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from penstock.errors import (
     BatchTimeoutError,
     BatchTooLargeError,
     ClosedError,
+    DamagedShardError,
     DatasetNotSendableError,
+    NotStorableError,
     PenstockError,
     SampleInHand,
     SampleTimeoutError,
@@ -31,6 +34,8 @@ from penstock.errors import (
 SAMPLE = SampleInHand(3, ("key", 7))
 ONE_OF_EACH: list[PenstockError] = [
     PenstockError("just so"),
+    NotStorableError(dict, "it is a key of a dict"),
+    DamagedShardError(Path("x.arrow"), "it is cut short"),
     StateError("it differs"),
     ClosedError("closed"),
     WorkerError("package.Odd", "went wrong"),

@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "policy": 1,
     "seeding": 1,
     "streams": 1,
+    "shards": 1,
     "indices": 2,
     "fetch": 2,
     "pipeline": 2,
@@ -43,7 +44,7 @@ LAYERS: dict[str, int] = {
     "profile": 6,
     "tune": 6,
     "cache": 6,
-    "prepare": 6,
+    "preparing": 6,
     "cli": 7,
     "integrations": 7,
     "__main__": 8,
@@ -51,7 +52,7 @@ LAYERS: dict[str, int] = {
 """By room: the first part of a module's name after ``penstock``."""
 SAME_LAYER = {("collate", "arena"), ("engine", "watch"), ("bad", "policy"), ("cli", "integrations")}
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
-PUBLIC = {"penstock", "penstock.fetch", "penstock.pipeline"}
+PUBLIC = {"penstock", "penstock.fetch", "penstock.pipeline", "penstock.shards"}
 """All that the rooms of layer 6 see of the layers below."""
 
 

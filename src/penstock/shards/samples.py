@@ -1,0 +1,42 @@
+"""Samples as a record batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.shards.layout import Layout, layout_of
+from penstock.shards.parts import apart
+from penstock.tree import columns_of, flatten, structure_of, unflatten
+
+
+def opened(sample: Any) -> Any:
+    """The sample with its images and the like taken apart."""
+    structure = structure_of(sample)
+    return unflatten(structure, map(apart, flatten(sample, structure)))
+
+
+def encode(
+    samples: Sequence[Any], names: Sequence[str] | None = None, layout: Layout | None = None
+) -> tuple[pa.RecordBatch, Layout]:
+    """The samples, at least one, as columns, and the layout that they have there.
+
+    It is the narrowest that holds them, or the join of that and `layout`: so shards that are to be alike
+    are given the layout of the others. `names` are for the columns.
+
+    Raises:
+        NotStorableError: if something in a sample is no plain data.
+        ValueError: if there are not as many names as columns, or `layout` has other ones.
+    """
+    parts = [opened(sample) for sample in samples]
+    found = layout_of(parts, names)
+    if layout is not None:
+        found = layout.join(found)
+    arrays: dict[str, pa.Array] = {}
+    for name, column, leaves in zip(
+        found.names, found.columns, columns_of(parts, found.structure), strict=True
+    ):
+        arrays.update(column.arrays(name, leaves))
+    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays)), found
