@@ -14,6 +14,7 @@ from penstock.errors import (
     ClosedError,
     DamagedShardError,
     DatasetNotSendableError,
+    NotRepeatableError,
     NotStorableError,
     PenstockError,
     SampleTimeoutError,
@@ -26,6 +27,7 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
+    from penstock.caching import CachedDataset, CacheStats, cache
     from penstock.distributed import DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
@@ -35,11 +37,14 @@ __all__ = [
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
+    "CacheStats",
+    "CachedDataset",
     "ClosedError",
     "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
     "DistributedSampler",
+    "NotRepeatableError",
     "NotStorableError",
     "PenstockError",
     "SampleTimeoutError",
@@ -50,13 +55,17 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "cache",
     "upgrade",
 ]
 
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
+    "CacheStats": "penstock.caching",
+    "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
     "DistributedSampler": "penstock.distributed",
+    "cache": "penstock.caching",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""
