@@ -52,8 +52,9 @@ def pack(sample: Any) -> list[bytes | memoryview]:
     pickled = stream.getvalue()
     raw: list[memoryview] = [buffer.raw() for buffer in beside]
     head = _HEAD.pack(len(pickled), len(raw)) + struct.pack(f"<{len(raw)}Q", *map(len, raw))
+    whole: list[bytes | memoryview] = [head + pickled, *raw]
     pieces: list[bytes | memoryview] = []
-    for piece in (head + pickled, *raw):
+    for piece in whole:
         pieces += [piece, bytes(aligned(len(piece)) - len(piece))]
     return pieces
 
