@@ -332,7 +332,7 @@ class TestMistakes:
             with pytest.raises(PrepareError, match=words):
                 prepare(source, tmp_path / "out")
             assert not (tmp_path / "out").exists()
-        with pytest.raises(PrepareError, match="is in .* itself"):
+        with pytest.raises(PrepareError, match=r"is in .* itself"):
             prepare(folder, folder / "out")
 
     def test_destinations(self, folder: Path, tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ class TestMistakes:
         with pytest.raises(PrepareError, match=r"full is not empty \(.x.tmp\)"):
             prepare(folder, tmp_path / "full")
         assert len(list((tmp_path / "full").iterdir())) == 2
-        with pytest.raises(PrepareError, match="can't write to .*mine.txt/out: Not a directory"):
+        with pytest.raises(PrepareError, match=r"can't write to .*mine.txt/out: Not a directory"):
             prepare(folder, tmp_path / "full" / "mine.txt" / "out")
 
     def test_the_arrays_of_numpy_too(self, tmp_path: Path) -> None:

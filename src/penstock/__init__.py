@@ -14,6 +14,7 @@ from penstock.errors import (
     ClosedError,
     DamagedShardError,
     DatasetNotSendableError,
+    NotRepeatableError,
     NotStorableError,
     PenstockError,
     PrepareError,
@@ -27,6 +28,7 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
+    from penstock.caching import CachedDataset, CacheStats, cache
     from penstock.distributed import DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
@@ -37,11 +39,14 @@ __all__ = [
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
+    "CacheStats",
+    "CachedDataset",
     "ClosedError",
     "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
     "DistributedSampler",
+    "NotRepeatableError",
     "NotStorableError",
     "PenstockError",
     "PrepareError",
@@ -54,15 +59,19 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "cache",
     "prepare",
     "upgrade",
 ]
 
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
+    "CacheStats": "penstock.caching",
+    "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
     "DistributedSampler": "penstock.distributed",
     "PreparedDataset": "penstock.preparing",
+    "cache": "penstock.caching",
     "prepare": "penstock.preparing",
     "upgrade": "penstock.integrations.upgrade",
 }

@@ -43,7 +43,7 @@ LAYERS: dict[str, int] = {
     "demo": 6,
     "profile": 6,
     "tune": 6,
-    "cache": 6,
+    "caching": 3,
     "preparing": 6,
     "cli": 7,
     "integrations": 7,

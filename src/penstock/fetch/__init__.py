@@ -13,7 +13,7 @@ from penstock.fetch.outcomes import (
     Rows,
     Timing,
 )
-from penstock.fetch.recipe import Recipe, batched_getter
+from penstock.fetch.recipe import Recipe, batched_getter, ready_getter
 
 __all__ = [
     "Abandoned",
@@ -30,4 +30,5 @@ __all__ = [
     "Rows",
     "Timing",
     "batched_getter",
+    "ready_getter",
 ]

@@ -113,12 +113,13 @@ def _first_difference(once: list[_Step], again: list[_Step]) -> _Step | None:
     return next((a for a, b in pairs if a.drawn or b.drawn or not same(a.parts, b.parts)), None)
 
 
-def prove(dataset: Any, cut: Cut, samples: Sequence[Any]) -> Costs:
-    """Prove that `cut` gives the dataset's samples, of which the first part is the same every time.
+def prove(cut: Cut, samples: Sequence[Any]) -> Costs:
+    """Prove that `cut` gives its dataset's samples, of which the first part is the same every time.
 
     Raises:
         CannotCut: if that isn't so; it says why.
     """
+    dataset = cut.dataset
     generators = Generators(dataset)
     kept, start_s = _starts(cut, samples, generators, SEEDS[0])
     again, _ = _starts(cut, samples[::-1], generators, SEEDS[1])
