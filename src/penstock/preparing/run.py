@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from penstock import BadSample, DataLoader, NotStorableError, PrepareError, TooManyErrorsError
+from penstock.preparing.claim import claim
 from penstock.preparing.images import codec_versions
-from penstock.preparing.manifest import (
-    MANIFEST,
-    UNFINISHED,
-    Order,
-    begin,
-    begun,
-    read_manifest,
-    versions_of,
-)
+from penstock.preparing.manifest import UNFINISHED, Order, versions_of
 from penstock.preparing.prepared import PreparedDataset
 from penstock.preparing.settings import Settings, shard_limits
 from penstock.preparing.sources import ADDRESS, Source, open_source
 from penstock.preparing.writer import Bad, ShardWriter
-from penstock.shards import clear_leftovers
 
 BATCH = 16
 """Samples at a time; what is written doesn't depend on it."""
@@ -91,10 +81,12 @@ def prepare(
     folder = Path(dest)
     _check_apart(source, folder)
     try:
-        with _ours(folder, order) as finished:
+        with claim(folder, order) as finished:
             if not finished:
                 limit = 0 if on_error == "raise" else max_errors
                 _Work(opened, folder, settings, order, count, limit, progress or _ignore).run()
+    except NotStorableError as error:
+        raise PrepareError(str(error)) from error
     except OSError as error:
         raise PrepareError(_disk_trouble(folder, error)) from error
     return PreparedDataset(folder)
@@ -159,8 +151,6 @@ class _Work:
             self._bad += map(_entry, loader.errors)
         except TooManyErrorsError as error:
             raise PrepareError(self._too_many(loader.errors[0], loader.errors[-1])) from error
-        except NotStorableError as error:
-            raise PrepareError(str(error)) from error
 
     def _too_many(self, first: BadSample, last: BadSample) -> str:
         if self._limit == 0:
@@ -204,44 +194,6 @@ def _told(bad: Bad) -> str:
 def _check_apart(source: Any, folder: Path) -> None:
     if isinstance(source, str | os.PathLike) and folder.resolve().is_relative_to(Path(source).resolve()):
         raise PrepareError(f"{folder} is in {source} itself: give a folder elsewhere")
-
-
-@contextmanager
-def _ours(folder: Path, order: Order) -> Iterator[bool]:
-    """The folder, made and locked for this process; whether the work is done already.
-
-    Raises:
-        PrepareError: if it holds something else, or another process is at work in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareError(f"another process is preparing into {folder}") from None
-        yield _is_finished(folder, order)
-    finally:
-        os.close(lock)
-
-
-def _is_finished(folder: Path, order: Order) -> bool:
-    finished = (folder / MANIFEST).exists()
-    before = read_manifest(folder).order if finished else begun(folder)
-    if before is None:
-        there = sorted(name for name in os.listdir(folder) if not name.startswith(f".{UNFINISHED}."))
-        if there:
-            raise PrepareError(f"{folder} is not empty ({there[0]}): give a new folder")
-        begin(folder, order)
-    elif before != order:
-        differences, how = "; ".join(order.differences(before)), "prepared" if finished else "begun"
-        raise PrepareError(
-            f"{folder} was {how} otherwise: {differences}. Prepare it as before, or give a new folder"
-        )
-    clear_leftovers(folder)
-    if finished:
-        (folder / UNFINISHED).unlink(missing_ok=True)
-    return finished
 
 
 def _disk_trouble(folder: Path, error: OSError) -> str:
