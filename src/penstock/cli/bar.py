@@ -41,9 +41,16 @@ def bar(title: str, unit: str) -> Iterator[tuple[Console, Advance]]:
         *columns, *times, console=console, auto_refresh=False, disable=not console.is_terminal
     )
     task = progress.add_task(title, total=None)
+    begun = False
 
     def advance(done: int, total: int) -> None:
-        progress.update(task, completed=done, total=total, refresh=True)
+        nonlocal begun
+        if not begun:  # what an earlier run has done isn't of this one's rate
+            progress.reset(task, completed=done, total=total)
+        else:
+            progress.update(task, completed=done)
+        begun = True
+        progress.refresh()
 
     with progress:
         yield console, advance

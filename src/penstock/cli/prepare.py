@@ -77,10 +77,14 @@ def prepare(
     except (PenstockError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     manifest = prepared.manifest
-    click.echo(
-        f"{manifest.samples:,} samples, {human_bytes(manifest.bytes)}, {len(manifest.shards)} shards: {dest}"
-    )
+    size, shards = human_bytes(manifest.bytes), len(manifest.shards)
+    files = "1 shard" if shards == 1 else f"{shards:,} shards"
+    click.echo(f"{manifest.samples:,} samples, {size}, {files}: {dest}")
     if manifest.bad:
-        click.echo(
-            f"{len(manifest.bad):,} samples could not be made: they are listed in {dest / 'manifest.json'}"
+        bad = len(manifest.bad)
+        told = (
+            "1 sample could not be made: it is"
+            if bad == 1
+            else f"{bad:,} samples could not be made: they are"
         )
+        click.echo(f"{told} listed in {dest / 'manifest.json'}")

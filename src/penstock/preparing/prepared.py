@@ -115,9 +115,12 @@ class PreparedDataset(Dataset[Any]):
         """The sample with its first element, or all of it, transformed; the shard is as before."""
         is_pair = isinstance(sample, tuple | list) and len(sample) > 0
         given = _guarded(sample[0] if is_pair else sample)
-        views = [(leaf, leaf._version) for leaf in _leaves(given) if isinstance(leaf, torch.Tensor)]
+        views = [
+            leaf for leaf in _leaves(given) if isinstance(leaf, torch.Tensor) and not leaf.is_inference()
+        ]
+        versions = [view._version for view in views]
         result = transform(given)
-        changed = [view for view, version in views if view._version != version]
+        changed = [view for view, before in zip(views, versions, strict=True) if view._version != before]
         if changed:
             result = _copied(result)
             for view in changed:
