@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from penstock import PrepareError
+from penstock.errors import PrepareError
 from penstock.preparing.manifest import MANIFEST, UNFINISHED, Order, begin, begun, read_manifest
 from penstock.shards import clear_leftovers
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock import DamagedShardError
+from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, ShardEntry, read_manifest
 from penstock.shards import Shard
 

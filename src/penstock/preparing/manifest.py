@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from penstock import PrepareError
+from penstock.errors import PrepareError
 from penstock.shards import write_atomically
 
 MANIFEST = "manifest.json"

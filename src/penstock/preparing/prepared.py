@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from penstock import DamagedShardError
+from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, read_manifest
 from penstock.preparing.sources import PATH, SAMPLE
 from penstock.shards import Shard

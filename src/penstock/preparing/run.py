@@ -9,7 +9,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from penstock import BadSample, DataLoader, NotStorableError, PrepareError, TooManyErrorsError
+from penstock.bad import BadSample
+from penstock.errors import NotStorableError, PrepareError, TooManyErrorsError
+from penstock.loader import DataLoader
 from penstock.preparing.claim import claim
 from penstock.preparing.images import codec_versions
 from penstock.preparing.manifest import UNFINISHED, Order, versions_of

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from penstock import PrepareError
+from penstock.errors import PrepareError
 
 FORMATS = "jpeg", "png", "raw"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from penstock import PrepareError
+from penstock.errors import PrepareError
 from penstock.preparing.prepared import PreparedDataset
 from penstock.tree import flatten, structure_of
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from penstock import PrepareError
 from penstock.bad import path_of
+from penstock.errors import PrepareError
 from penstock.pipeline import study
 from penstock.preparing.images import extensions, store_file, store_image
 from penstock.preparing.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from penstock import DamagedShardError
+from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, Order, ShardEntry
 from penstock.preparing.settings import Settings
 from penstock.shards import Layout, Shard, Written, encode, write_shard
