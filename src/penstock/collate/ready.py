@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from penstock.collate.rows import Spec
+from penstock.collate.dense import tensor_in
+from penstock.collate.rows import Spec, tensors_of
+from penstock.collate.scratch import Scratch
 from penstock.tree import unflatten
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -29,10 +31,25 @@ class ReadyRows:
     columns: Sequence[torch.Tensor]
     rows: torch.Tensor
 
-    def batch(self) -> Any:
-        """The batch that ``default_collate`` would make of these samples, in memory of its own."""
-        gathered = (_as_signed(c).index_select(0, self.rows).view(c.dtype) for c in self.columns)
-        return unflatten(self.spec.batch_structure, gathered)
+    def batches(self, sizes: Sequence[int], scratch: Scratch) -> list[Any]:
+        """The batches that ``default_collate`` would make of so many and so many of these samples.
+
+        They share one piece of memory of `scratch`, of which each tensor knows its own part alone.
+        """
+        spec, total = self.spec, len(self.rows)
+        starts, nbytes = spec.layout(total)
+        block = scratch.block(nbytes)
+        self.copy_to(tensors_of(block, spec, total))
+        made, first = [], 0
+        places = [(start, each, each.nbytes) for start, each in zip(starts, spec.columns, strict=True)]
+        for size in sizes:
+            tensors = [
+                tensor_in(block, start + first * row, each.dtype, (size, *each.shape), size * each.numel)
+                for start, each, row in places
+            ]
+            made.append(unflatten(spec.batch_structure, iter(tensors)))
+            first += size
+        return made
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""
