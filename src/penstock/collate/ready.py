@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from penstock.collate.dense import tensor_in
 from penstock.collate.rows import Spec, tensors_of
 from penstock.collate.scratch import Scratch
 from penstock.tree import unflatten
@@ -31,25 +30,16 @@ class ReadyRows:
     columns: Sequence[torch.Tensor]
     rows: torch.Tensor
 
-    def batches(self, sizes: Sequence[int], scratch: Scratch) -> list[Any]:
+    def batches(self, sizes: list[int], scratch: Scratch) -> list[Any]:
         """The batches that ``default_collate`` would make of so many and so many of these samples.
 
-        They share one piece of memory of `scratch`, of which each tensor knows its own part alone.
+        They are views of what was gathered at once, in memory of `scratch`.
         """
         spec, total = self.spec, len(self.rows)
-        starts, nbytes = spec.layout(total)
-        block = scratch.block(nbytes)
-        self.copy_to(tensors_of(block, spec, total))
-        made, first = [], 0
-        places = [(start, each, each.nbytes) for start, each in zip(starts, spec.columns, strict=True)]
-        for size in sizes:
-            tensors = [
-                tensor_in(block, start + first * row, each.dtype, (size, *each.shape), size * each.numel)
-                for start, each, row in places
-            ]
-            made.append(unflatten(spec.batch_structure, iter(tensors)))
-            first += size
-        return made
+        tensors = tensors_of(scratch.block(spec.layout(total)[1]), spec, total)
+        self.copy_to(tensors)
+        parts = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+        return [unflatten(spec.batch_structure, iter(each)) for each in parts]
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""
