@@ -28,7 +28,7 @@ from penstock.stats import Stats, WorkerStats
 if TYPE_CHECKING:
     from penstock.bad import BadSample
     from penstock.caching import CachedDataset, CacheStats, cache
-    from penstock.distributed import DistributedSampler
+    from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
 
@@ -43,6 +43,7 @@ __all__ = [
     "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedIterableDataset",
     "DistributedSampler",
     "NotRepeatableError",
     "NotStorableError",
@@ -64,6 +65,7 @@ _NEED_TORCH = {
     "CacheStats": "penstock.caching",
     "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
+    "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "cache": "penstock.caching",
     "upgrade": "penstock.integrations.upgrade",

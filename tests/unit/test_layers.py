@@ -38,7 +38,6 @@ LAYERS: dict[str, int] = {
     "backends": 3,
     "engine": 4,
     "resume": 4,
-    "watch": 4,
     "ready": 4,
     "loader": 5,
     "demo": 6,
@@ -53,7 +52,6 @@ LAYERS: dict[str, int] = {
 """By room: the first part of a module's name after ``penstock``."""
 SAME_LAYER = {
     ("collate", "arena"),
-    ("engine", "watch"),
     ("ready", "engine"),
     ("bad", "policy"),
     ("cli", "integrations"),
