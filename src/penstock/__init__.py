@@ -29,7 +29,7 @@ from penstock.stats import Stats, WorkerStats
 if TYPE_CHECKING:
     from penstock.bad import BadSample
     from penstock.caching import CachedDataset, CacheStats, cache
-    from penstock.distributed import DistributedSampler
+    from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
     from penstock.preparing import PreparedDataset, prepare
@@ -45,6 +45,7 @@ __all__ = [
     "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedIterableDataset",
     "DistributedSampler",
     "NotRepeatableError",
     "NotStorableError",
@@ -69,6 +70,7 @@ _NEED_TORCH = {
     "CacheStats": "penstock.caching",
     "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
+    "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "PreparedDataset": "penstock.preparing",
     "cache": "penstock.caching",

@@ -18,6 +18,7 @@ from penstock.errors import (
     ClosedError,
     DamagedShardError,
     DatasetNotSendableError,
+    NotRepeatableError,
     NotStorableError,
     PenstockError,
     SampleInHand,
@@ -34,6 +35,7 @@ from penstock.errors import (
 SAMPLE = SampleInHand(3, ("key", 7))
 ONE_OF_EACH: list[PenstockError] = [
     PenstockError("just so"),
+    NotRepeatableError("Images", "a random number is drawn."),
     NotStorableError(dict, "it is a key of a dict"),
     DamagedShardError(Path("x.arrow"), "it is cut short"),
     StateError("it differs"),

@@ -38,7 +38,7 @@ LAYERS: dict[str, int] = {
     "backends": 3,
     "engine": 4,
     "resume": 4,
-    "watch": 4,
+    "ready": 4,
     "loader": 5,
     "demo": 6,
     "profile": 6,
@@ -50,7 +50,12 @@ LAYERS: dict[str, int] = {
     "__main__": 8,
 }
 """By room: the first part of a module's name after ``penstock``."""
-SAME_LAYER = {("collate", "arena"), ("engine", "watch"), ("bad", "policy"), ("cli", "integrations")}
+SAME_LAYER = {
+    ("collate", "arena"),
+    ("ready", "engine"),
+    ("bad", "policy"),
+    ("cli", "integrations"),
+}
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
 PUBLIC = {"penstock", "penstock.fetch", "penstock.pipeline"}
 """All that the rooms of layer 6 see of the layers below."""

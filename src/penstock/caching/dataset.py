@@ -14,7 +14,7 @@ from penstock.caching.budget import Memory, bytes_of
 from penstock.caching.counters import CacheStats
 from penstock.caching.memory import MemoryStore
 from penstock.caching.rows import RowFormat, format_of
-from penstock.collate import Irregular, ReadyRows
+from penstock.collate import Irregular, ReadyRows, Spec
 from penstock.errors import human_bytes
 from penstock.pipeline import Marks, Study, Until, study
 
@@ -102,6 +102,10 @@ class CachedDataset(Dataset[Any]):
     def ready_rows(self, indices: Sequence[Any]) -> ReadyRows | None:
         """Samples that lie in memory as rows, for a loader that can copy them all at once."""
         return self._store.ready(indices) if self._store is not None and self._study.whole else None
+
+    def ready_spec(self) -> Spec | None:
+        """The spec of all samples, if every one of them lies there."""
+        return self._store.ready_spec() if self._store is not None and self._study.whole else None
 
     def explain(self) -> str:
         """What is kept of a sample and what isn't, how that was found, and what it takes."""

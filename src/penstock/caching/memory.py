@@ -29,7 +29,7 @@ from penstock.caching.counters import CacheStats, Counters
 from penstock.caching.packing import NotPackable, pack, size_of, unpack
 from penstock.caching.rows import RowFormat, RowTable
 from penstock.caching.segment import Segment, fence
-from penstock.collate import ReadyRows
+from penstock.collate import ReadyRows, Spec
 from penstock.machine import available_memory
 from penstock.pipeline import Marks
 
@@ -44,6 +44,8 @@ UNFIT = LEFT_OUT + 1
 other n > 0 says that it is in row n - 1, and any other n < 0, that it is in the heap at byte -n - 1."""
 CHECK_BYTES = 64 << 20
 """Each process sees whether there is memory left whenever it has stored this much."""
+LOOK_ROWS = 1 << 16
+"""How many samples to look at, one after the other, for one that isn't there."""
 SLIVER = 64
 """Once only this part of the budget is left and a sample doesn't fit, no other is tried."""
 SPARE_BYTES = 4 * CHECK_BYTES
@@ -86,7 +88,7 @@ class MemoryStore:
         self._costs = memory[starts[3] : starts[3] + sizes[3]].view(np.float32)
         self._table = RowTable(form, memory[starts[4] :], rows) if form is not None else None
         self._heap = memory[self._heap_start :]
-        self._unchecked = 0
+        self._unchecked = self._known_rows = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (self.size, self.budget, self._format, self._segment)
@@ -116,6 +118,15 @@ class MemoryStore:
         fence()
         self._counters.hit(len(where), float(self._costs[wanted].sum()))
         return self._table.ready(torch.from_numpy(where - 1))
+
+    def ready_spec(self) -> Spec | None:
+        """The spec of all samples, if all of them are in rows."""
+        while self._known_rows < self.size:
+            some = self._where[self._known_rows : self._known_rows + LOOK_ROWS]
+            if some.min() <= 0:
+                return None
+            self._known_rows += len(some)
+        return None if self._format is None else self._format.spec
 
     def put(self, index: int, values: Any, marks: Marks, seconds: float) -> None:
         """Keep the first part of a sample, which took so long to make, if there is room for it."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from penstock.collate.rows import Spec
+from penstock.collate.rows import Spec, tensors_of
+from penstock.collate.scratch import Scratch
 from penstock.tree import unflatten
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -29,10 +30,16 @@ class ReadyRows:
     columns: Sequence[torch.Tensor]
     rows: torch.Tensor
 
-    def batch(self) -> Any:
-        """The batch that ``default_collate`` would make of these samples, in memory of its own."""
-        gathered = (_as_signed(c).index_select(0, self.rows).view(c.dtype) for c in self.columns)
-        return unflatten(self.spec.batch_structure, gathered)
+    def batches(self, sizes: list[int], scratch: Scratch) -> list[Any]:
+        """The batches that ``default_collate`` would make of so many and so many of these samples.
+
+        They are views of what was gathered at once, in memory of `scratch`.
+        """
+        spec, total = self.spec, len(self.rows)
+        tensors = tensors_of(scratch.block(spec.layout(total)[1]), spec, total)
+        self.copy_to(tensors)
+        parts = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+        return [unflatten(spec.batch_structure, iter(each)) for each in parts]
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""

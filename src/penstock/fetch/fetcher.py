@@ -275,7 +275,7 @@ class Fetcher:
     def _place_ready(self, ready: ReadyRows, task: Task, slot: int) -> Outcome:
         self.bad = []
         if self._memory is None:
-            return Direct(ready.batch())
+            return Direct(ready.batches([len(task.indices)], self._scratch)[0])
         try:
             self._before_sample(task.batch, task.offset)
         except Abandoned:

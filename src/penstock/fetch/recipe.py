@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from penstock.collate import ReadyRows, is_default_collate
+from penstock.collate import ReadyRows, Spec, is_default_collate
 from penstock.policy import Policy
 
 
@@ -65,3 +65,11 @@ def ready_getter(dataset: Any) -> ReadyGetter | None:
         return None if inner is None else lambda wanted: inner([indices[index] for index in wanted])
     getter: ReadyGetter | None = getattr(type(dataset), "ready_rows", None) and dataset.ready_rows
     return getter
+
+
+def ready_spec(dataset: Any) -> Spec | None:
+    """That of all its samples, if every one of them lies in memory as a row."""
+    if type(dataset) is Subset:
+        return ready_spec(dataset.dataset)
+    spec: Spec | None = dataset.ready_spec() if hasattr(type(dataset), "ready_spec") else None
+    return spec
