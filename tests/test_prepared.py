@@ -119,7 +119,11 @@ class TestInPlace:
 
 
 class TestInWorkers:
-    @pytest.mark.parametrize("workers", [{}, {"multiprocessing_context": "spawn"}], ids=["fork", "spawn"])
+    @pytest.mark.parametrize(
+        "workers",
+        [{}, pytest.param({"multiprocessing_context": "spawn"}, marks=pytest.mark.slow)],
+        ids=["fork", "spawn"],
+    )
     def test_batches(self, raw: Path, workers: dict[str, Any]) -> None:
         transform = v2.Compose([v2.RandomResizedCrop(16, antialias=True), v2.RandomHorizontalFlip()])
         ours = PreparedDataset(raw, transform)

@@ -1,5 +1,7 @@
 """`penstock prepare`."""
 
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -76,6 +78,9 @@ def prepare(
             )
     except (PenstockError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("Interrupted: the same command goes on with it.", err=True)
+        sys.exit(128 + signal.SIGINT)
     manifest = prepared.manifest
     size, shards = human_bytes(manifest.bytes), len(manifest.shards)
     files = "1 shard" if shards == 1 else f"{shards:,} shards"

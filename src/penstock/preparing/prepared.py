@@ -17,7 +17,7 @@ from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, read_manifest
 from penstock.preparing.sources import PATH, SAMPLE
 from penstock.shards import Shard
-from penstock.tree import flatten, structure_of, unflatten
+from penstock.tree import flatten, is_namedtuple, structure_of, unflatten
 
 
 class PreparedDataset(Dataset[Any]):
@@ -127,14 +127,8 @@ class PreparedDataset(Dataset[Any]):
                 shard.restore(view)
         if not is_pair:
             return result
-        rest = (result, *sample[1:])
-        return (
-            rest
-            if type(sample) is tuple
-            else type(sample)(rest)
-            if type(sample) is list
-            else type(sample)(*rest)
-        )
+        kind, items = type(sample), (result, *sample[1:])
+        return kind(*items) if is_namedtuple(kind) else kind(items)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"manifest", "_ends", "_shards"}
