@@ -57,13 +57,14 @@ SAME_LAYER = {
     ("cli", "integrations"),
 }
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
-PUBLIC = {"penstock", "penstock.fetch", "penstock.pipeline"}
+PUBLIC = {"penstock", "penstock.fetch", "penstock.machine", "penstock.pipeline"}
 """All that the rooms of layer 6 see of the layers below."""
 EXPORTED = {
     "preparing": {
         "penstock.bad",
         "penstock.errors",
         "penstock.loader",
+        "penstock.machine",
         "penstock.pipeline",
         "penstock.pipeline.study",
         "penstock.shards",
