@@ -46,13 +46,13 @@ DATASETS: dict[str, Callable[[], Any]] = {
     "mixed": Mixed,
     "packed": Named,
     "ragged": Ragged,
-    "random tail": lambda: Pictures(v1.Compose([v1.Resize(9), v1.RandomCrop(5), v1.RandomHorizontalFlip()]), 21),
-    "pillow": lambda: Pictures(v1.Compose([v1.Resize(9), v1.ColorJitter(0.5), v1.ToTensor()]), 9, pillow=True),
+    "random tail": lambda: Pictures(v1.Compose([v1.Resize(9), v1.RandomCrop(5), noisy]), 21),
+    "pillow": lambda: Pictures(v1.Compose([v1.ColorJitter(0.5), v1.ToTensor()]), 9, pillow=True),
     "in place": lambda: Pictures(v1.Compose([torch.clone, in_place]), 9),
     "two views": lambda: TwoViews(v1.Compose([darker, noisy]), 9),
     "image and mask": lambda: WithMask(v2.Compose([v2.Resize(9), v2.RandomCrop(5)]), 9),
     "subset": lambda: Subset(Pictures(v1.Compose([darker, noisy])), [4, 4, 1]),
-}  # fmt: skip
+}
 
 
 def collate(samples: list[Any]) -> list[Any]:

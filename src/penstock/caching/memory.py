@@ -131,7 +131,10 @@ class MemoryStore:
     def put(self, index: int, values: Any, marks: Marks, seconds: float) -> None:
         """Keep the first part of a sample, which took so long to make, if there is room for it."""
         self._counters.miss()
-        if self._words[_FULL] or self._where[index] not in (NOT_MADE, LEFT_OUT):
+        if self._where[index] not in (NOT_MADE, LEFT_OUT):
+            return
+        if self._words[_FULL]:
+            self._where[index] = LEFT_OUT
             return
         table = self._table
         if table is None or not table.fits(values, marks) or not self._put_row(table, index, values, seconds):

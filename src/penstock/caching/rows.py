@@ -10,7 +10,7 @@ import torch
 
 from penstock.arena import Bytes, aligned
 from penstock.collate import Irregular, ReadyRows, Spec, spec_of
-from penstock.collate.dense import tensor_in
+from penstock.collate.dense import is_plain, tensor_in
 from penstock.pipeline import Marks
 from penstock.tree import flatten, unflatten
 
@@ -66,7 +66,7 @@ def _order_of(leaf: Any) -> tuple[int, ...]:
     if isinstance(leaf, np.ndarray):
         strides, dense = leaf.strides, leaf.flags.c_contiguous
     elif isinstance(leaf, torch.Tensor):
-        if leaf.is_conj() or leaf.is_neg():
+        if not is_plain(leaf) or leaf.is_conj() or leaf.is_neg():
             raise Irregular
         strides, dense = leaf.stride(), leaf.is_contiguous()
     else:
