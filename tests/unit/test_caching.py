@@ -226,8 +226,8 @@ def test_what_was_put_is_got() -> None:
         store.put(index, value, NO_MARKS, 0.5)
         kept = store.get(index)
         assert kept is not None
-        assert difference(kept.values, value) is None
-        assert kept.marks == NO_MARKS
+        assert difference(kept[0], value) is None
+        assert kept[1] == NO_MARKS
     stats = store.stats()
     assert (stats.stored, stats.hits, stats.misses, stats.left_out) == (3, 3, 3, 0)
     assert stats.saved_s == pytest.approx(1.5, abs=1e-6)
@@ -251,7 +251,7 @@ def test_the_budget_is_kept(as_rows: bool) -> None:
     assert stats.stored + stats.left_out == 50
     for index in range(50):
         kept = store.get(index)
-        assert kept is None or torch.equal(kept.values, sample + index)
+        assert kept is None or torch.equal(kept[0], sample + index)
 
 
 def test_the_costly_samples_are_kept_where_memory_is_short() -> None:
@@ -292,7 +292,7 @@ def test_processes_share_what_each_has_stored() -> None:
     assert stats.misses == 1200
     assert 0 < stats.stored_bytes <= 40_000
     assert stats.stored > 100
-    values = [kept.values for index in range(400) if (kept := store.get(index)) is not None]
+    values = [kept[0] for index in range(400) if (kept := store.get(index)) is not None]
     assert all(text == "x" * (number % 7) for text, number in values)
 
 
