@@ -83,7 +83,7 @@ class Writer:
             write_shard(path, batch, layout, {"samples": list(samples), "orders": orders})
         except OSError as error:
             self._broken = True
-            _log.warning("nothing more is cached in %s: %s", self._folder, error)
+            _log.warning("nothing more is cached in %s: %s", self._folder, str(error))
 
 
 class DiskStore:
@@ -170,7 +170,7 @@ class DiskStore:
         except FileNotFoundError:
             return
         except DamagedShardError as error:
-            _log.warning("%s Its samples are made again.", error)
+            _log.warning("%s Its samples are made again.", str(error))
             path.unlink(missing_ok=True)
             return
         self._note_verified(path)

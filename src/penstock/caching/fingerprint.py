@@ -35,7 +35,6 @@ LIBRARIES = (
 )
 """What may decide over a sample's bits without being seen in the dataset, if it is installed."""
 _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice)
-_NOT_OF_A_CLASS = "__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"
 _SKIPPED = (logging.Logger, types.FrameType)
 _TOLD_BY_NAME = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
@@ -169,9 +168,11 @@ class _Walk:
         for base in kind.__bases__:
             self.value(base, where)
         for name, member in sorted(vars(kind).items()):
-            if name not in _NOT_OF_A_CLASS:
+            member = _unwrapped(member)
+            own = not name.startswith("__") and name != "_abc_impl"
+            if own or isinstance(member, types.FunctionType):  # the rest comes and goes with use
                 self.feed(name)
-                self.value(_unwrapped(member), f"{kind.__qualname__}.{name}")
+                self.value(member, f"{kind.__qualname__}.{name}")
 
     def _library(self, module: str | None) -> bool:
         """Whether it is known by its library's version, which then counts."""
