@@ -18,6 +18,7 @@ from penstock.errors import (
     NotRepeatableError,
     NotStorableError,
     PenstockError,
+    PrepareError,
     SampleTimeoutError,
     StateError,
     TooManyErrorsError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.preparing import PreparedDataset, prepare
 
 __all__ = [
     "BadSample",
@@ -50,6 +52,8 @@ __all__ = [
     "NotRepeatableError",
     "NotStorableError",
     "PenstockError",
+    "PrepareError",
+    "PreparedDataset",
     "SampleTimeoutError",
     "StateError",
     "Stats",
@@ -59,6 +63,7 @@ __all__ = [
     "WorkerStats",
     "__version__",
     "cache",
+    "prepare",
     "upgrade",
 ]
 
@@ -69,7 +74,9 @@ _NEED_TORCH = {
     "DataLoader": "penstock.loader",
     "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
+    "PreparedDataset": "penstock.preparing",
     "cache": "penstock.caching",
+    "prepare": "penstock.preparing",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

@@ -14,6 +14,7 @@
     ├── StateError              a saved state doesn't fit the loader that is to go on    (ValueError)
     ├── NotStorableError        a sample holds what can't be stored in a file           (TypeError)
     ├── DamagedShardError       a file of samples isn't what was written                (RuntimeError)
+    ├── PrepareError            data can't be prepared, or prepared data can't be used  (RuntimeError)
     └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
 
 What ``dataset[i]`` or ``collate_fn`` raises in a worker reaches the caller as itself: the same type,
@@ -43,6 +44,7 @@ __all__ = [
     "NotRepeatableError",
     "NotStorableError",
     "PenstockError",
+    "PrepareError",
     "SampleInHand",
     "SampleTimeoutError",
     "StateError",
@@ -289,6 +291,10 @@ class DamagedShardError(PenstockError, RuntimeError):
     def __init__(self, path: os.PathLike[str], reason: str) -> None:
         self.path, self.reason = os.fspath(path), reason
         super().__init__(f"{self.path} is damaged: {reason}.")
+
+
+class PrepareError(PenstockError, RuntimeError):
+    """Data can't be prepared, or what was prepared can't be used, for a reason that can be mended."""
 
 
 class BatchTooLargeError(MemoryError, PenstockError):

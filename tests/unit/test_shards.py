@@ -23,7 +23,16 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from penstock import DamagedShardError, NotStorableError
-from penstock.shards import Layout, Shard, clear_leftovers, encode, write_atomically, write_shard
+from penstock.shards import (
+    EncodedImage,
+    Layout,
+    Pixels,
+    Shard,
+    clear_leftovers,
+    encode,
+    write_atomically,
+    write_shard,
+)
 from penstock.shards.packing import pack, unpack
 from penstock.shards.samples import opened
 from tests.equality import difference
@@ -222,9 +231,13 @@ class TestColumns:
         assert list(columns(stored(tmp_path / "x.arrow", samples))) == names
         clashing = [{"a": torch.ones(1), "a.shape": 1, "a.": {"": 1}, "": 3}]
         assert len(set(columns(stored(tmp_path / "y.arrow", clashing)))) == 4
-        assert list(columns(stored(tmp_path / "z.arrow", [(1, 2)], names=["x", "y"]))) == ["x", "y"]
-        with pytest.raises(ValueError, match="2 parts, but there are 1"):
-            encode([(1, 2)], names=["x"])
+        pairs = (
+            [(Pixels(torch.ones(1, 1, 3)), 1)],
+            [{"": (EncodedImage(b""), 1), "path": "x"}],
+            [Pixels(torch.ones(1))],
+        )
+        found = [list(columns(stored(tmp_path / "z.arrow", pair))) for pair in pairs]
+        assert found == [["image", "label"], ["image", "label", "path"], ["image"]]
 
     def test_a_wider_layout(self, tmp_path: Path) -> None:
         _, wide = encode([(torch.ones(n), n) for n in range(1, 3)])
@@ -241,11 +254,6 @@ class TestColumns:
             _, layout = encode(samples)
             shard = stored(tmp_path / "x.arrow", SAMPLES[second], layout=layout)
             assert_same([shard[row] for row in range(len(shard))], SAMPLES[second], name)
-
-    def test_other_names_for_the_same(self) -> None:
-        _, layout = encode([(1, 2)], names=["a", "b"])
-        with pytest.raises(ValueError, match="the columns are named"):
-            encode([(3, 4)], layout=layout)
 
 
 class TestReading:

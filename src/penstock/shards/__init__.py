@@ -14,12 +14,15 @@ except ModuleNotFoundError as error:
 from penstock.shards.columns import Column
 from penstock.shards.files import Written, clear_leftovers, write_atomically, write_shard
 from penstock.shards.layout import Layout, layout_of
+from penstock.shards.parts import EncodedImage, Pixels
 from penstock.shards.samples import encode
 from penstock.shards.shard import Shard
 
 __all__ = [
     "Column",
+    "EncodedImage",
     "Layout",
+    "Pixels",
     "Shard",
     "Written",
     "clear_leftovers",

@@ -82,7 +82,9 @@ class Column:
             shapes_of(name): _fixed(shapes, (self.ndim,)),
         }
 
-    def getter(self, name: str, batch: pa.RecordBatch, view: Viewer) -> Getter:
+    def getter(
+        self, name: str, batch: pa.RecordBatch, view: Viewer, unpack: Callable[[bytes], Any] = unpack
+    ) -> Getter:
         """A function that gives the leaf of a row."""
         column = batch.column(name)
         if self.kind == "packed":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -84,13 +85,13 @@ def write_shard(
     return written[0]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a file that then gets this name, when all of it is on the disk.
 
     Raises:
         OSError: if that fails; what it was writing is removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -11,6 +11,7 @@ from typing import Any
 from penstock.errors import NotStorableError
 from penstock.shards.columns import GRIDS, PACKED, Column, column_of, shapes_of
 from penstock.shards.packing import check_named, type_named
+from penstock.shards.parts import EncodedImage, ImageParts, Pixels
 from penstock.tree import LEAF, Fields, Items, Leaf, Structure, flatten, structure_of, unflatten
 
 
@@ -24,21 +25,14 @@ class Layout:
 
     def join(self, other: Layout) -> Layout:
         """The layout that holds the samples of both; where they differ too much, a part of the sample is
-        packed into one column.
-
-        Raises:
-            ValueError: if the names of the same leaves differ.
-        """
+        packed into one column."""
         if self == other:
             return self
         structure = _join(self.structure, other.structure)
         columns = [
             _join_parts(a, b) for a, b in zip(self._parts(structure), other._parts(structure), strict=True)
         ]
-        if structure == self.structure == other.structure and self.names != other.names:
-            raise ValueError(f"the columns are named {self.names} here and {other.names} there")
-        names = self.names if structure == self.structure else names_of(structure, columns)
-        return Layout(structure, tuple(columns), names)
+        return Layout(structure, tuple(columns), names_of(structure, columns))
 
     def _parts(self, structure: Structure) -> list[Any]:
         """A column, or a container of columns, for each leaf of `structure`."""
@@ -58,12 +52,11 @@ class Layout:
         return cls(_from_json(data["structure"]), tuple(columns), tuple(data["names"]))
 
 
-def layout_of(samples: Sequence[Any], names: Sequence[str] | None = None) -> Layout:
+def layout_of(samples: Sequence[Any]) -> Layout:
     """The narrowest layout for all these samples, at least one, which were taken `apart`.
 
     Raises:
         NotStorableError: if something in them is no plain data.
-        ValueError: if there are not as many names as columns.
     """
     structure = reduce(_join, map(structure_of, samples))
     if not any(True for _ in _paths(structure, "")):
@@ -71,13 +64,14 @@ def layout_of(samples: Sequence[Any], names: Sequence[str] | None = None) -> Lay
     _check(structure)
     leaves = zip(*(flatten(sample, structure) for sample in samples), strict=True)
     columns = [reduce(Column.join, map(column_of, set_of_leaf)) for set_of_leaf in leaves]
-    if names is not None and len(names) != len(columns):
-        raise ValueError(f"a sample has {len(columns)} parts, but there are {len(names)} names for them")
-    return Layout(structure, tuple(columns), tuple(names) if names else names_of(structure, columns))
+    return Layout(structure, tuple(columns), names_of(structure, columns))
 
 
 def names_of(structure: Structure, columns: Sequence[Column]) -> tuple[str, ...]:
-    """Names by where in a sample a leaf is, such as ``target.boxes`` or ``0``; no two alike."""
+    """Names by where in a sample a leaf is, such as ``target.boxes`` or ``0``; no two alike.
+
+    In a pair of an image and something else, they are ``image`` and ``label``.
+    """
     taken: Counter[str] = Counter()
     names = []
     for path, column in zip(_paths(structure, ""), columns, strict=True):
@@ -95,10 +89,19 @@ def _paths(structure: Structure, prefix: str) -> Iterable[str]:
         return
     if isinstance(structure, Fields):
         keys = [str(key) for key in structure.keys]
+    elif structure.kind in (EncodedImage, Pixels):
+        yield prefix or "image"
+        return
+    elif structure.kind is tuple and len(structure.children) == 2 and _is_image(structure.children[0]):
+        keys = ["image", "label"]
     else:
         keys = list(getattr(structure.kind, "_fields", map(str, range(len(structure.children)))))
     for key, child in zip(keys, structure.children, strict=True):
         yield from _paths(child, f"{prefix}.{key}" if prefix else key)
+
+
+def _is_image(structure: Structure) -> bool:
+    return isinstance(structure, Items) and structure.kind in (EncodedImage, Pixels, ImageParts)
 
 
 def _join(a: Structure, b: Structure) -> Structure:

@@ -44,6 +44,11 @@ def unpack(data: bytes) -> Any:
     return _Unpacker(io.BytesIO(data)).load()
 
 
+def unpack_parts(data: bytes) -> Any:
+    """The same, but what was taken apart stays in its parts."""
+    return _PartsUnpacker(io.BytesIO(data)).load()
+
+
 def check_tensor(tensor: torch.Tensor) -> None:
     """Refuse a tensor that is more than its numbers."""
     reason = ""
@@ -116,9 +121,20 @@ class _Unpacker(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a stored sample asks for {module}.{name}, which isn't plain data")
 
 
+class _PartsUnpacker(_Unpacker):
+    def find_class(self, module: str, name: str) -> Any:
+        super().find_class(module, name)
+        return _rebuild_parts
+
+
 def rebuild(what: str, *parts: Any) -> Any:
     """The value of these parts; the one function that a packed value calls."""
     return REBUILDERS[what](*parts)
+
+
+def _rebuild_parts(what: str, *parts: Any) -> Any:
+    kinds = {name: kind for kind, name in TAKEN_APART.items()}
+    return kinds[what](*parts) if what in kinds else rebuild(what, *parts)
 
 
 def _tensor(name: str, shape: tuple[int, ...], data: bytes) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -32,6 +33,19 @@ class TvParts(NamedTuple):
     name: str
     data: torch.Tensor
     more: bytes | None
+
+
+class EncodedImage(NamedTuple):
+    """The bytes of an image file, which come back as Pillow's image, decoded."""
+
+    data: bytes
+
+
+class Pixels(NamedTuple):
+    """An image as numbers, of shape (height, width, channels); it comes back as a tensor whose channels are
+    first, over the same memory."""
+
+    data: torch.Tensor
 
 
 def apart(value: Any) -> Any:
@@ -92,7 +106,30 @@ def _tv(name: str, data: torch.Tensor, more: bytes | None) -> Any:
     return value
 
 
-RESTORE: dict[type, Callable[..., Any]] = {ImageParts: _image, TvParts: _tv}
-"""What makes the value of its parts."""
-REBUILDERS.update({"image": _image, "tv": _tv})
-TAKEN_APART.update({ImageParts: "image", TvParts: "tv"})
+def _decoded(data: bytes) -> Any:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def _channels_first(data: torch.Tensor) -> torch.Tensor:
+    return data.permute(2, 0, 1)
+
+
+_NAMED: dict[str, tuple[type, Callable[..., Any]]] = {
+    "image": (ImageParts, _image),
+    "tv": (TvParts, _tv),
+    "encoded": (EncodedImage, _decoded),
+    "pixels": (Pixels, _channels_first),
+}
+REBUILDERS.update({name: restore for name, (_, restore) in _NAMED.items()})
+TAKEN_APART.update({parts: name for name, (parts, _) in _NAMED.items()})
+_RESTORE: dict[type, Any] = dict(_NAMED.values())
+
+
+def restored(kind: type) -> type:
+    """What to call, in the place of a tuple of parts, for the value that they are of."""
+    restore: type = _RESTORE.get(kind, kind)
+    return restore

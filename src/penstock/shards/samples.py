@@ -18,25 +18,19 @@ def opened(sample: Any) -> Any:
     return unflatten(structure, map(apart, flatten(sample, structure)))
 
 
-def encode(
-    samples: Sequence[Any], names: Sequence[str] | None = None, layout: Layout | None = None
-) -> tuple[pa.RecordBatch, Layout]:
+def encode(samples: Sequence[Any], layout: Layout | None = None) -> tuple[pa.RecordBatch, Layout]:
     """The samples, at least one, as columns, and the layout that they have there.
 
     It is the narrowest that holds them, or the join of that and `layout`: so shards that are to be alike
-    are given the layout of the others. `names` are for the columns.
+    are given the layout of the others.
 
     Raises:
         NotStorableError: if something in a sample is no plain data.
-        ValueError: if there are not as many names as columns, or `layout` has other ones.
     """
     parts = [opened(sample) for sample in samples]
-    found = layout_of(parts, names)
-    if layout is not None:
-        found = layout.join(found)
+    found = layout_of(parts) if layout is None else layout.join(layout_of(parts))
     arrays: dict[str, pa.Array] = {}
-    for name, column, leaves in zip(
-        found.names, found.columns, columns_of(parts, found.structure), strict=True
-    ):
-        arrays.update(column.arrays(name, leaves))
+    leaves = columns_of(parts, found.structure)
+    for name, column, values in zip(found.names, found.columns, leaves, strict=True):
+        arrays.update(column.arrays(name, values))
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays)), found

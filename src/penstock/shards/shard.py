@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from penstock.errors import DamagedShardError
 from penstock.shards.columns import Array
 from penstock.shards.files import MARK, METADATA, TRAILER
 from penstock.shards.layout import Layout
-from penstock.shards.parts import RESTORE
+from penstock.shards.packing import unpack_parts
+from penstock.shards.parts import restored
 from penstock.tree import map_kinds, unflatten
 
 
@@ -32,6 +34,7 @@ class Shard:
         layout: of the samples.
         about: what its writer told of it.
         batch: all of it, as pyarrow's record batch.
+        crc32: what the checksum should be.
 
     Raises:
         DamagedShardError: if the file isn't a whole shard; with `verify`, if it isn't what was written.
@@ -41,14 +44,14 @@ class Shard:
     def __init__(self, path: str | os.PathLike[str], verify: bool = False) -> None:
         self.path = Path(path)
         self._bytes = _map(self.path)
-        self._length, self._crc32 = self._read_trailer()
+        self._length, self.crc32 = self._read_trailer()
         if verify:
             self.verify()
         try:
             self.batch, self.layout, self.about = self._parse()
         except Exception as error:
             raise DamagedShardError(self.path, f"it can't be read ({error})") from error
-        self._structure = map_kinds(self.layout.structure, lambda kind: RESTORE.get(kind, kind))  # type: ignore[arg-type,return-value]
+        self._structure = map_kinds(self.layout.structure, restored)
         pairs = zip(self.layout.names, self.layout.columns, strict=True)
         self._getters = [column.getter(name, self.batch, self._view) for name, column in pairs]
 
@@ -60,6 +63,18 @@ class Shard:
             raise IndexError(f"row {row} of {len(self.batch)}")
         return unflatten(self._structure, (get(row) for get in self._getters))
 
+    def stored(self) -> Iterator[Any]:
+        """All samples as they are stored, images and the like in their parts: to be stored again."""
+        pairs = zip(self.layout.names, self.layout.columns, strict=True)
+        getters = [column.getter(name, self.batch, self._view, unpack_parts) for name, column in pairs]
+        for row in range(len(self)):
+            yield unflatten(self.layout.structure, (get(row) for get in getters))
+
+    @property
+    def nbytes(self) -> int:
+        """Of the file."""
+        return len(self._bytes)
+
     def verify(self) -> None:
         """Sum up the whole file.
 
@@ -67,8 +82,15 @@ class Shard:
             DamagedShardError: if it isn't what was written.
         """
         found = zlib.crc32(self._bytes[: self._length].data)
-        if found != self._crc32:
-            raise DamagedShardError(self.path, f"its checksum is {found:08x} instead of {self._crc32:08x}")
+        if found != self.crc32:
+            raise DamagedShardError(self.path, f"its checksum is {found:08x} instead of {self.crc32:08x}")
+
+    def restore(self, view: torch.Tensor) -> None:
+        """Undo what was written into a tensor of this shard, or into a dense view of it."""
+        start = view.data_ptr() - self._bytes.ctypes.data
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            file.readinto(self._bytes[start : start + view.nbytes].data)
 
     def _read_trailer(self) -> tuple[int, int]:
         length, crc32, mark = TRAILER.unpack(self._bytes[-TRAILER.size :].tobytes())
