@@ -9,6 +9,7 @@
     ├── TooManyErrorsError      more samples were bad than ``max_errors`` allows        (RuntimeError)
     ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
     ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
+    ├── NotFingerprintableError it can't be told when a dataset has become another one   (TypeError)
     ├── NotRepeatableError      no part of a dataset's samples is the same every time   (ValueError)
     ├── StateError              a saved state doesn't fit the loader that is to go on    (ValueError)
     ├── NotStorableError        a sample holds what can't be stored in a file           (TypeError)
@@ -39,6 +40,7 @@ __all__ = [
     "ClosedError",
     "DamagedShardError",
     "DatasetNotSendableError",
+    "NotFingerprintableError",
     "NotRepeatableError",
     "NotStorableError",
     "PenstockError",
@@ -235,6 +237,21 @@ class BatchNotSendableError(PenstockError, TypeError):
             f"a batch of type {type_name} can't be sent to the main process: {reason}. "
             f"Return tensors, arrays, numbers, strings or picklable objects from the dataset and "
             f"from collate_fn, or use num_workers=0."
+        )
+
+
+class NotFingerprintableError(PenstockError, TypeError):
+    """It can't be told when a dataset has become another one, so its samples aren't kept on disk.
+
+    Attributes:
+        where: what in the dataset is the reason.
+    """
+
+    def __init__(self, where: str, kind: str) -> None:
+        self.where = where
+        super().__init__(
+            f"{where}, a {kind}, can't be fingerprinted, so what is cached on disk could be out of date. "
+            f"Open such things in dataset[i] instead of in __init__, or cache in memory alone."
         )
 
 

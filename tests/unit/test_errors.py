@@ -18,6 +18,7 @@ from penstock.errors import (
     ClosedError,
     DamagedShardError,
     DatasetNotSendableError,
+    NotFingerprintableError,
     NotRepeatableError,
     NotStorableError,
     PenstockError,
@@ -36,6 +37,7 @@ from penstock.errors import (
 SAMPLE = SampleInHand(3, ("key", 7))
 ONE_OF_EACH: list[PenstockError] = [
     PenstockError("just so"),
+    NotFingerprintableError("dataset.file", "File"),
     NotRepeatableError("Images", "a random number is drawn."),
     NotStorableError(dict, "it is a key of a dict"),
     DamagedShardError(Path("x.arrow"), "it is cut short"),

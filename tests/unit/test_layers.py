@@ -57,7 +57,7 @@ SAME_LAYER = {
     ("cli", "integrations"),
 }
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
-PUBLIC = {"penstock", "penstock.fetch", "penstock.machine", "penstock.pipeline"}
+PUBLIC = {"penstock", "penstock.fetch", "penstock.machine", "penstock.pipeline", "penstock.shards"}
 """All that the rooms of layer 6 see of the layers below."""
 EXPORTED = {
     "preparing": {

@@ -16,7 +16,6 @@ under the segment's lock, to samples whose saved time per byte is among the larg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,14 +51,6 @@ SPARE_BYTES = 4 * CHECK_BYTES
 """With less than this left on the machine, nothing more is stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The first part of a sample, a copy of its own."""
-
-    values: Any
-    marks: Marks
-
-
 class MemoryStore:
     """See above.
 
@@ -93,8 +84,8 @@ class MemoryStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (self.size, self.budget, self._format, self._segment)
 
-    def get(self, index: int) -> Kept | None:
-        """The first part of a sample, if it is here."""
+    def get(self, index: int) -> tuple[Any, Marks] | None:
+        """The first part of a sample, a copy of its own, if it is here."""
         where = int(self._where[index])
         if where <= UNFIT or where == NOT_MADE:
             return None
@@ -102,8 +93,9 @@ class MemoryStore:
         self._counters.hit(1, float(self._costs[index]))
         if where > 0:
             assert self._table is not None
-            return Kept(self._table.read(where - 1), self._table.format.marks)
-        return Kept(*unpack(self._heap[-where - 1 :]))
+            return self._table.read(where - 1), self._table.format.marks
+        values, marks = unpack(self._heap[-where - 1 :])
+        return values, marks
 
     def ready(self, indices: Sequence[int]) -> ReadyRows | None:
         """The rows of these samples; None if one of them isn't in a row."""
@@ -131,7 +123,10 @@ class MemoryStore:
     def put(self, index: int, values: Any, marks: Marks, seconds: float) -> None:
         """Keep the first part of a sample, which took so long to make, if there is room for it."""
         self._counters.miss()
-        if self._words[_FULL] or self._where[index] not in (NOT_MADE, LEFT_OUT):
+        if self._where[index] not in (NOT_MADE, LEFT_OUT):
+            return
+        if self._words[_FULL]:
+            self._where[index] = LEFT_OUT
             return
         table = self._table
         if table is None or not table.fits(values, marks) or not self._put_row(table, index, values, seconds):

@@ -10,7 +10,7 @@ import torch
 
 from penstock.arena import Bytes, aligned
 from penstock.collate import Irregular, ReadyRows, Spec, spec_of
-from penstock.collate.dense import tensor_in
+from penstock.collate.dense import is_plain, tensor_in
 from penstock.pipeline import Marks
 from penstock.tree import flatten, unflatten
 
@@ -58,15 +58,19 @@ def format_of(values: Any, marks: Marks) -> RowFormat:
     """
     spec = spec_of(values)
     leaves = flatten(values, spec.structure)
-    return RowFormat(spec, tuple(_order_of(leaf) for leaf in leaves), marks)
+    return RowFormat(spec, tuple(order_of(leaf) for leaf in leaves), marks)
 
 
-def _order_of(leaf: Any) -> tuple[int, ...]:
-    """The dimensions of a dense tensor or array, the outermost in memory first."""
+def order_of(leaf: Any) -> tuple[int, ...]:
+    """The dimensions of a dense tensor or array, the outermost in memory first.
+
+    Raises:
+        Irregular: if it isn't dense.
+    """
     if isinstance(leaf, np.ndarray):
         strides, dense = leaf.strides, leaf.flags.c_contiguous
     elif isinstance(leaf, torch.Tensor):
-        if leaf.is_conj() or leaf.is_neg():
+        if not is_plain(leaf) or leaf.is_conj() or leaf.is_neg():
             raise Irregular
         strides, dense = leaf.stride(), leaf.is_contiguous()
     else:
@@ -101,7 +105,7 @@ class RowTable:
             spec = spec_of(values, self.format.spec)
             if spec is not self.format.spec or marks != self.format.marks:
                 return False
-            orders = tuple(_order_of(leaf) for leaf in flatten(values, spec.structure))
+            orders = tuple(order_of(leaf) for leaf in flatten(values, spec.structure))
         except Irregular:
             return False
         return orders == self.format.orders

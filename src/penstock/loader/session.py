@@ -153,6 +153,7 @@ class Session:
             self._backend.close()
         if self._engine is not None:
             self._engine.release()
+            self._engine = None  # it may lead back to us
         if self._backend is None or self._backend.settled:
             self.arena.trim(keep=self._ahead + 1)
             self._pool.give(self.arena)

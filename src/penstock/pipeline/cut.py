@@ -58,6 +58,11 @@ class Cut:
         calls.take()
         return open_marks(self._source()[index])
 
+    def kept_steps(self) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """The steps of the first part, by the object that has the transform (its id) and the attribute."""
+        found = {(id(s.owner), s.attribute): s.composition.steps[:place] for s, place in self._steps}
+        return {**{(owner, "transforms"): steps for (owner, _), steps in found.items()}, **found}
+
     def _source(self) -> Any:
         """The dataset, cut short: a copy made in this process, so that it has what ``worker_init_fn`` set."""
         if not self._steps:

@@ -136,8 +136,18 @@ def prove(cut: Cut, samples: Sequence[Any]) -> Costs:
         states = generators.states()
         generators.seed(SEEDS[2])
         if not same(dataset[index], finished) or (marks.places and generators.states() != states):
-            raise CannotCut("made in two parts, a sample isn't what it is in one go")
+            raise CannotCut(_why_different(dataset, index, generators))
     return Costs(start_s / len(samples), finish_s / len(samples))
+
+
+def _why_different(dataset: Any, index: Any, generators: Generators) -> str:
+    """What to say of a sample that is another one when it is made in two parts."""
+    generators.seed(SEEDS[2])
+    once = copy.deepcopy(dataset[index])
+    generators.seed(SEEDS[2])
+    if not same(once, dataset[index]):
+        return "a random step draws from something that can't be seeded, so that nothing can be proved"
+    return "made in two parts, a sample isn't what it is in one go"
 
 
 def _starts(
