@@ -54,11 +54,22 @@ _NOBODY = 0
 
 
 class ProcessesBackend(Backend):
-    """See `base.Backend`; `context` says by which start method the template comes into being."""
+    """See `base.Backend`; `context` says by which start method the template comes into being, `workers` how
+    many there are at first, if not as many as the job allows."""
 
-    def __init__(self, job: WorkerJob, memory: Memory, context: BaseContext, base_seed: int) -> None:
+    def __init__(
+        self,
+        job: WorkerJob,
+        memory: Memory,
+        context: BaseContext,
+        base_seed: int,
+        workers: int | None = None,
+    ) -> None:
         super().__init__()
-        self.workers = job.workers
+        self.most = job.workers
+        self.workers = job.workers if workers is None else workers
+        self.require_possible(self.workers)
+        self._course = Course(_NOBODY, 0, 0)
         self._job, self._memory, self._context, self._base_seed = job, memory, context, base_seed
         self._set: dict[int, WorkerHandle] = {}
         self._waiting: deque[tuple[Task, bytes]] = deque()  # tasks that no worker has yet
@@ -185,14 +196,44 @@ class ProcessesBackend(Backend):
 
     def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
         self.require_open()
+        self._course = course
         self._memory.control[0] = course.generation
         for number in self._set:
             self._begin(number, course, standings.get(number))
 
     def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         self.require_open()
-        self._start_worker(self._control.sock, worker)
-        self._begin(worker, course, standing)
+        if worker < self.workers:
+            self._start_worker(self._control.sock, worker)
+            self._begin(worker, course, standing)
+
+    def resize(self, workers: int) -> None:
+        self.require_open()
+        self.require_possible(workers)
+        self.workers = workers
+        for worker in list(self._set.values()):
+            worker.leaving = worker.gone or worker.number >= workers
+            self._let_go(worker)
+        for number in range(workers):
+            if number not in self._set:
+                self._add(number)
+
+    def _add(self, number: int) -> None:
+        """To those that are at work."""
+        self._start_worker(self._control.sock, number)
+        self._set[number].late = True
+        self._begin(number, self._course, None)
+
+    def _let_go(self, worker: WorkerHandle) -> None:
+        """End a worker that is to leave, if it has done all that it was given."""
+        if worker.leaving and not worker.tasks and not worker.line.ended:
+            worker.gone = True
+            self._unwatch(worker)
+            worker.line.close()
+
+    @property
+    def running(self) -> int:
+        return sum(1 for worker in self._set.values() if worker.pid and not worker.leaving)
 
     def _begin(self, worker: int, course: Course, standing: Standing | None) -> None:
         begin = Begin(course.generation, course.base_seed, course.epoch, course.announced, standing)
@@ -228,7 +269,7 @@ class ProcessesBackend(Backend):
 
     @property
     def _all_run(self) -> bool:
-        return all(worker.pid for worker in self._set.values())
+        return all(worker.pid or worker.late for worker in self._set.values())
 
     def _hand_out(self, in_advance: bool) -> None:
         """Give waiting tasks, in their order, to the workers with the least to do.
@@ -244,7 +285,7 @@ class ProcessesBackend(Backend):
             worker.give(*self._waiting.popleft())
 
     def _ready(self, in_advance: bool) -> list[WorkerHandle]:
-        workers = list(self._set.values())
+        workers = [w for w in self._set.values() if not w.leaving and (w.pid or not w.late)]
         if in_advance:
             return workers
         running = [worker for worker in workers if worker.pid]
@@ -301,6 +342,7 @@ class ProcessesBackend(Backend):
         events: list[Event] = [worker.take(result) for result in worker.line.receive()]
         if worker.line.ended:  # its death is told by the template, with the exit code
             self._unwatch(worker)
+        self._let_go(worker)
         return events
 
     def _unwatch(self, worker: WorkerHandle) -> None:
@@ -324,6 +366,10 @@ class ProcessesBackend(Backend):
 
     def _on_worker_end(self, message: Ended) -> list[Event]:
         worker = self._set.pop(message.worker)
+        if worker.gone:
+            if worker.number < self.workers:  # it is wanted again meanwhile
+                self._add(worker.number)
+            return []
         events: list[Event] = [worker.take(result) for result in worker.line.receive()]
         self._unwatch(worker)
         worker.line.close()
