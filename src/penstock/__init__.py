@@ -20,7 +20,7 @@ from penstock.errors import (
     WorkerDiedError,
     WorkerError,
 )
-from penstock.stats import Stats, WorkerStats
+from penstock.stats import Decision, Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
@@ -36,6 +36,7 @@ __all__ = [
     "ClosedError",
     "DataLoader",
     "DatasetNotSendableError",
+    "Decision",
     "DistributedSampler",
     "PenstockError",
     "SampleTimeoutError",

@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "policy": 1,
     "seeding": 1,
     "streams": 1,
+    "tuning": 1,
     "indices": 2,
     "fetch": 2,
     "backends": 3,
