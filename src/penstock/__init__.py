@@ -24,7 +24,7 @@ from penstock.stats import Decision, Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
-    from penstock.distributed import DistributedSampler
+    from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
 
@@ -37,6 +37,7 @@ __all__ = [
     "DataLoader",
     "DatasetNotSendableError",
     "Decision",
+    "DistributedIterableDataset",
     "DistributedSampler",
     "PenstockError",
     "SampleTimeoutError",
@@ -53,6 +54,7 @@ __all__ = [
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
+    "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "upgrade": "penstock.integrations.upgrade",
 }

@@ -194,7 +194,7 @@ class DataLoader(TorchDataLoader[T]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, to go on from there later, in another process too; see docs/resume.md.
+        """Where the loader stands, to go on from there, in another process too: docs/reproducibility.md.
 
         It may be called at any moment, and describes the batches that were handed over. It is plain (JSON
         takes it, but for what samplers and datasets tell by a ``state_dict`` of their own) and small.
