@@ -192,6 +192,7 @@ def test_what_was_not_settled_goes_on_in_the_next_epoch() -> None:
         assert loader.stats().decisions[0].batch == 0
 
 
+@pytest.mark.slow
 def test_leaving_while_workers_come_and_go_leaves_nothing() -> None:
     for numbers in ((4,), (3, 1), (0,)):
         for at in range(12, 24, 4):
@@ -202,6 +203,7 @@ def test_leaving_while_workers_come_and_go_leaves_nothing() -> None:
             assert our_children() == []
 
 
+@pytest.mark.slow
 def test_two_iterators_at_once_agree() -> None:
     dataset = Noise(6 * WINDOW)
     loader = scripted(dataset, 3, 1, 0, seed=None)
@@ -229,6 +231,7 @@ class Dies(Squares):
         return torch.rand(3), index
 
 
+@pytest.mark.slow
 def test_workers_that_die_while_others_come_and_go_change_nothing(tmp_path: Path) -> None:
     size = 10 * WINDOW
     at = list(range(0, size // 3, 7))

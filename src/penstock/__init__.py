@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.trials import tune
 
 __all__ = [
     "BadSample",
@@ -48,6 +49,7 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "tune",
     "upgrade",
 ]
 
@@ -56,6 +58,7 @@ _NEED_TORCH = {
     "DataLoader": "penstock.loader",
     "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
+    "tune": "penstock.trials",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""
