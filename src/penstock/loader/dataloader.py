@@ -41,15 +41,14 @@ class DataLoader(TorchDataLoader[T]):
     them into one batch; a batch handed over without a copy; and an end that waits for nothing but the
     sample in hand. ``loader.stats()`` tells where the time went. It may be used in a ``with`` block.
 
-    With ``num_workers="auto"`` it chooses the number of workers while it is iterated: it begins with one, and
-    has as many more as shorten the waiting, on processors and in memory that are free, or none where that is
-    cheaper; then ``dataset[i]`` runs in this process. The batches are the same as with any number. What it
-    chose, and why, is in ``loader.stats().decisions``; see docs/settings.md.
-
     DataPipes are loaded by torch's own iterator, and so is everything under a multiprocessing context that is
     none of Python's three, and on systems other than Linux.
 
     Args:
+        num_workers: a number, or "auto": then it is chosen while the loader is iterated, and may come to none,
+            where ``dataset[i]`` runs in this process. The batches are the same with any number. What was
+            chosen, and why, is in ``loader.stats().decisions``. See docs/settings.md.
+        prefetch_factor: as in torch; with ``num_workers="auto"`` it is chosen too, unless it is given.
         seed: the base seed that every sample's random state follows from; drawn from torch's generator, as
             torch does, if left out. See docs/reproducibility.md.
         seeding: "sample", a random state for each sample; or "worker", torch's scheme of one for each worker.
