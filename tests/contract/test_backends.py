@@ -495,7 +495,7 @@ def at_work(b: Bench, batches: range) -> dict[int, psutil.Process]:
     return {busy.worker: psutil.Process(busy.pid) for busy in b.backend.busy()}
 
 
-@EVERY
+@QUICK
 def test_there_is_a_least_and_a_most_number_of_workers(kind: str) -> None:
     with bench(kind, Squares(), first=1) as b:
         assert (b.backend.workers, b.backend.most) == (1, 1 if kind == "inline" else 2)
@@ -508,7 +508,9 @@ def test_there_is_a_least_and_a_most_number_of_workers(kind: str) -> None:
         assert b.done(1)[0].timing.samples == 2
 
 
-@pytest.mark.parametrize("kind", START_METHODS)
+@pytest.mark.parametrize(
+    "kind", ["fork", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("forkserver", "spawn"))]
+)
 def test_workers_that_are_added_share_the_work(kind: str) -> None:
     with bench(kind, Squares(), workers=3, first=1) as b:
         until_running(b, 1)

@@ -121,6 +121,10 @@ def test_there_are_workers_where_there_have_to_be() -> None:
     assert chosen(World(step=0.0, work=0.3, hand=0.15, cpus=1), why_some="timeout") == 1
 
 
+def test_there_are_workers_for_batches_that_are_slow_to_make_and_to_take_over() -> None:
+    assert chosen(World(step=0.0, work=20.0, hand=5.0)) == 4
+
+
 def test_none_is_final() -> None:
     world = World(step=0.0, work=0.3, hand=0.15)
     controller = Controller(Limits(8, 8))
@@ -334,6 +338,17 @@ def test_batches_that_come_in_bursts_count_together() -> None:
 def test_of_short_batches_more_are_looked_at() -> None:
     assert len(fed(Meter(1, START), [(0.0001, 0.0)] * 23, work_s=0.0001)) == 0
     assert len(fed(Meter(1, START), [(0.0001, 0.0)] * 24, work_s=0.0001)) == 1
+
+
+def test_an_epoch_goes_on_with_what_the_last_one_left() -> None:
+    meter = Meter(1, START)
+    for _ in range(4):
+        for number, wait in ((1, 0.01), (2, 0.01), (3, 9.0)):
+            seen = meter.add(wait, 0.02, 0.001, Totals(number * 0.03, 4 * number, 4 * number, 0.0))
+            if seen is not None:
+                break
+        meter.begin_block(START)
+    assert seen == Observation(1, *(pytest.approx(x) for x in (0.03, 0.02, 0.001, 0.03, 0.0)))
 
 
 def test_while_no_worker_made_anything_it_goes_on() -> None:

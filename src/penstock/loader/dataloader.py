@@ -45,9 +45,9 @@ class DataLoader(TorchDataLoader[T]):
     none of Python's three, and on systems other than Linux.
 
     Args:
-        num_workers: a number, or "auto": then it is chosen while the loader is iterated, and may come to none,
-            where ``dataset[i]`` runs in this process. The batches are the same with any number. What was
-            chosen, and why, is in ``loader.stats().decisions``. See docs/settings.md.
+        num_workers: a number, or "auto": then it is chosen while the loader is iterated, and may come to
+            none, where ``dataset[i]`` runs in this process. The batches are the same with any number. What
+            was chosen, and why, is in ``loader.stats().decisions``. See docs/settings.md.
         prefetch_factor: as in torch; with ``num_workers="auto"`` it is chosen too, unless it is given.
         seed: the base seed that every sample's random state follows from; drawn from torch's generator, as
             torch does, if left out. See docs/reproducibility.md.

@@ -27,6 +27,7 @@ class Tuned:
         self._controller = controller
         self._left: float | None = None
         self._rest()
+        self._carried, controller.meter = controller.meter, None
 
     def __next__(self) -> Any:
         if not self._session.workers:
@@ -34,7 +35,11 @@ class Tuned:
         clock, cpu = self._recorder.clock, time.thread_time
         left, self._left = self._left, None
         asked, computed = clock(), cpu()
-        batch = next(self._engine)
+        try:
+            batch = next(self._engine)
+        except StopIteration:
+            self._controller.meter = self._meter
+            raise
         wait, hand = clock() - asked, cpu() - computed
         self._controller.batches += 1
         if left is not None:
@@ -65,11 +70,20 @@ class Tuned:
                     self._follow()
         elif self._passing is None:
             if self._session.all_run:
-                self._passing = self._engine.making
+                self._begin()
         elif self._passing > 0:
             self._passing -= 1
         else:
             self._meter = Meter(self._session.workers, self._totals())
+
+    def _begin(self) -> None:
+        """All run: go on with what the last epoch left, or wait for what was asked of those before."""
+        carried, self._carried = self._carried, None
+        if carried is not None and carried.workers == self._session.workers:
+            self._meter = carried
+            carried.begin_block(self._totals())
+        else:
+            self._passing = self._engine.making
 
     def _follow(self) -> None:
         wanted = self._controller.workers

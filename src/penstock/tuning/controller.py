@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.stats import Decision
-from penstock.tuning.observation import Observation, expected_cycle
+from penstock.tuning.meter import Meter
+from penstock.tuning.observation import CHEAP_S, Observation, expected_cycle
 
 TOLERANCE = 0.05
 LEAP = 4
@@ -57,6 +58,7 @@ class Controller:
         settled: the search is over.
         decisions: all of them, in their order.
         batches: how many were handed over; whoever does that counts them here.
+        meter: what an epoch that is over left unfinished, for the next one to go on with.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -65,6 +67,7 @@ class Controller:
         self.prefetch_factor = limits.prefetch_factor or 2
         self.settled = False
         self.batches = 0
+        self.meter: Meter | None = None
         self.decisions: list[Decision] = []
         self._decide(1, False, "it begins with one worker")
         self._seen: dict[int, Observation] = {}
@@ -124,7 +127,7 @@ class Controller:
     def _is_cheap(self) -> bool:
         """Whether handing batches over costs more than making them, and the loop is no slower for that."""
         one = self._seen.get(1)
-        if one is None or self._limits.why_some or one.work_s > WORTH_A_WORKER * one.hand_s:
+        if one is None or self._limits.why_some or one.work_s > min(CHEAP_S, WORTH_A_WORKER * one.hand_s):
             return False
         return one.step_s + one.work_s <= (1 + TOLERANCE) * one.cycle_s
 

@@ -39,11 +39,15 @@ class Meter:
     """
 
     def __init__(self, workers: int, totals: Totals) -> None:
-        self._workers = workers
+        self.workers = workers
         self._size = max(2, workers)
         self._least = max(FEWEST_BLOCKS, -(-FEWEST_BATCHES // self._size))
         self._most = max(self._least, MOST_BATCHES // self._size)
         self._blocks: list[_Block] = []
+        self.begin_block(totals)
+
+    def begin_block(self, totals: Totals) -> None:
+        """Leave out what the last block has so far: an epoch begins, with totals of its own."""
         self._start = totals
         self._count = 0
         self._wait = self._step = self._hand = 0.0
@@ -57,8 +61,7 @@ class Meter:
         self._hand += hand_s
         if self._count == self._size:
             self._blocks.append(self._block(totals))
-            self._start, self._count = totals, 0
-            self._wait = self._step = self._hand = 0.0
+            self.begin_block(totals)
         return self._observation() if self._enough() else None
 
     def _block(self, totals: Totals) -> _Block:
@@ -79,7 +82,7 @@ class Meter:
     def _observation(self) -> Observation:
         blocks = self._blocks
         return Observation(
-            self._workers,
+            self.workers,
             median(block.cycle_s for block in blocks),
             median(block.step_s for block in blocks),
             median(block.hand_s for block in blocks),

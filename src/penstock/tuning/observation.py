@@ -8,6 +8,7 @@ from dataclasses import dataclass
 BUSY = 0.75
 """Workers that all have work are busy for a larger share of the time."""
 CHEAP_S = 0.005
+"""Of batches that take less, it may be the handing over that takes the time."""
 SATURATED = 0.1
 """If the loop is blocked for a larger share of its time, it is the workers that set the pace."""
 
