@@ -224,8 +224,8 @@ class Notes:
 class Arena:
     """The main process's side: slots, leases and the budget.
 
-    `budget` is in bytes. By default it is `BUDGET_SHARE` of the memory that is free or held by this arena, and
-    is looked up again as the arena grows; so all the arenas of a machine together never take what is free.
+    `budget` is in bytes. By default it is `BUDGET_SHARE` of the memory that is free or this arena's already,
+    and is looked up again as the arena grows; so all arenas of a machine together never take all of it.
     """
 
     def __init__(self, budget: int | None = None) -> None:

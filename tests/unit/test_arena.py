@@ -253,8 +253,14 @@ def test_one_slot_can_be_had_beyond_the_budget() -> None:
 def test_arenas_share_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free, step = 64 << 20, 1 << 20
     arenas = [Arena() for _ in range(8)]
+
+    def left() -> int:
+        return free - sum(arena.memory.held() for arena in arenas)
+
     monkeypatch.setattr("penstock.arena.ASK_FIRST", step)
-    monkeypatch.setattr("penstock.arena.available_memory", lambda: free - sum(a.memory.held() for a in arenas))
+    monkeypatch.setattr(
+        "penstock.arena.available_memory", lambda: free - sum(a.memory.held() for a in arenas)
+    )
     views = []
     for arena in arenas:
         while (slot := arena.acquire()) is not None:

@@ -135,7 +135,13 @@ def test_without_a_quota_the_affinity_counts() -> None:
 @pytest.mark.usefixtures("eight_cpus")
 @pytest.mark.parametrize(
     ("quota", "count"),
-    [("200000 100000", 2), ("250000 100000", 3), ("1000 100000", 1), ("1600000 100000", 8), ("max 100000", 8)],
+    [
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("1000 100000", 1),
+        ("1600000 100000", 8),
+        ("max 100000", 8),
+    ],
 )
 def test_a_quota_of_version_2(quota: str, count: int, cgroup: Path) -> None:
     (cgroup / "cpu.max").write_text(f"{quota}\n")

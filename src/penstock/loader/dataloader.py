@@ -184,14 +184,14 @@ class DataLoader(TorchDataLoader[T]):
         return iterator
 
     def check_worker_number_rationality(self) -> None:
-        """Torch's warning, which people match; but it counts what a cgroup's quota leaves, as in containers."""
+        """Torch's warning, in its words, which people match; but a cgroup's quota counts as well."""
         if self.num_workers > (allowed := cpus()):
             warnings.warn(
                 f"This DataLoader will create {self.num_workers} worker processes in total. "
                 f"Our suggested max number of worker in current system is {allowed}, which is smaller "
                 "than what this DataLoader is going to create. "
-                "Please be aware that excessive worker creation might get DataLoader running slow or even freeze, "
-                "lower the worker number to avoid potential slowness/freeze if necessary.",
+                "Please be aware that excessive worker creation might get DataLoader running slow or even "
+                "freeze, lower the worker number to avoid potential slowness/freeze if necessary.",
                 stacklevel=2,
             )
 

@@ -21,6 +21,7 @@ import cloudpickle
 import torch
 from torch.multiprocessing.reductions import reduce_storage, reduce_typed_storage
 
+from penstock.backends.processes.prologue import hold_interrupts
 from penstock.backends.processes.worker import WorkerJob
 from penstock.errors import DatasetNotSendableError
 
@@ -45,6 +46,8 @@ class Payload:
 
     def __getstate__(self) -> dict[str, Any]:
         _write(self._fd, _parts(self._job, self._start_method))
+        if self._start_method == "spawn":  # the process comes next; a fork server would keep this for ever
+            hold_interrupts()
         return {"once": self._once, "fd": reduction.DupFd(self._fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
