@@ -8,15 +8,17 @@ from typing import TextIO
 import click
 from rich.console import Console
 
+from benchmarks import auto, throughput
 from benchmarks.memory import WORKERS, measure_memory, memory_target
 from benchmarks.report import MemoryResult, Result, ShuffleResult, SpeedResult, targets_table
 from benchmarks.shuffle import HOW, measure_shuffle, shuffle_targets
-from benchmarks.throughput import CASES, FULL, QUICK, Scale
+from benchmarks.throughput import FULL, QUICK, Scale
 from penstock.demo.cases import LOADERS
 from penstock.demo.measure import Spread, measure, passes
 from penstock.demo.progress import Phase, phases
 from penstock.demo.record import environment
 
+CASES = {**throughput.CASES, **auto.CASES}
 MEMORY = "memory"
 SHUFFLE = "shuffle"
 WIDTH = 110  # columns that the widest table needs
@@ -58,7 +60,7 @@ def _speed(name: str, scale: Scale, folder: Path, phase: Phase) -> Result:
     case = CASES[name](scale, folder / "images")
     advance = phase(case.title, passes(case.contenders, scale.rounds))
     rows = measure(case.contenders, scale.rounds, advance)
-    return SpeedResult(case.name, case.title, rows, case.targets(rows))
+    return SpeedResult(case.name, case.title, rows, case.targets(rows), case.rival)
 
 
 def _memory(scale: Scale, phase: Phase) -> Result:

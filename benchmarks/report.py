@@ -24,6 +24,7 @@ class SpeedResult:
     title: str
     rows: tuple[Summary, ...]
     targets: list[Target]
+    rival: str = "torch"
 
     def table(self) -> Table:
         """One row for each contender."""
@@ -43,10 +44,10 @@ class SpeedResult:
             "steady,\nsamples/s",
             "first\nbatch",
             "CPU per\nsample",
-            "to best\ntorch",
+            f"to best\n{self.rival}",
         ):
             view.add_column(heading, justify="right")
-        rival = best(self.rows, "torch")
+        rival = best(self.rows, self.rival)
         for row in self.rows:
             view.add_row(*self._cells(row, rival))
         return view

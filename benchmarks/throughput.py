@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,30 +42,61 @@ class Case:
     title: str
     contenders: list[Contender]
     targets: Callable[[Sequence[Summary]], list[Target]]
+    rival: str = "torch"  # the loader whose best the table compares with
 
 
-def pil_case(scale: Scale, folder: Path) -> Case:
+Work = tuple[str, dict[str, Any]]
+"""What is loaded, in words, and the arguments of a loader for it."""
+
+
+def _pil(scale: Scale, folder: Path) -> Work:
     """ImageNet's usual pipeline."""
     dataset = FloatImages(_images(folder, scale.images))
-    return _image_case("pil", "JPEG by Pillow to float32, batch 64", dataset, 1.35)
+    return "JPEG by Pillow to float32, batch 64", {"dataset": dataset, "batch_size": 64, "shuffle": True}
 
 
-def uint8_case(scale: Scale, folder: Path) -> Case:
+def _uint8(scale: Scale, folder: Path) -> Work:
     """The same in uint8."""
     dataset = ByteImages(_images(folder, scale.images))
-    return _image_case("uint8", "JPEG by torchvision to uint8, batch 64", dataset, 1.2)
+    return "JPEG by torchvision to uint8, batch 64", {"dataset": dataset, "batch_size": 64, "shuffle": True}
 
 
-def tiny_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+def _tiny(scale: Scale, folder: Path) -> Work:  # noqa: ARG001
     """Many small tensors in a sample."""
     options = {"dataset": TinyTensors(scale.tiny), "batch_size": 16, "shuffle": True}
-    return _pair_case("tiny", "200 tensors of 4 a sample, batch 16", options, 8.0)
+    return "200 tensors of 4 a sample, batch 16", options
 
 
-def cheap_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+def _cheap(scale: Scale, folder: Path) -> Work:  # noqa: ARG001
     """Samples that cost next to nothing."""
     options = {"dataset": SimpleDataset(scale.cheap), "batch_size": 32, "shuffle": True}
-    return _pair_case("cheap", "100 floats a sample, batch 32", options, 3.0)
+    return "100 floats a sample, batch 32", options
+
+
+WORKS: dict[str, Callable[[Scale, Path], Work]] = {
+    "pil": _pil,
+    "uint8": _uint8,
+    "tiny": _tiny,
+    "cheap": _cheap,
+}
+
+
+def _image_case(name: str, goal: float, scale: Scale, folder: Path) -> Case:
+    """Several numbers of workers, and processes without a loader."""
+    title, options = WORKS[name](scale, folder)
+    contenders = [
+        *(_contender("torch", workers, options) for workers in (1, 2, 3)),
+        *(_contender("penstock", workers, options) for workers in (2, 3)),
+        *(bare(options["dataset"], 64, processes) for processes in (1, 2)),
+    ]
+    return Case(name, title, contenders, lambda rows: image_targets(rows, goal))
+
+
+def _pair_case(name: str, goal: float, scale: Scale, folder: Path) -> Case:
+    """Both loaders without workers and with two."""
+    title, options = WORKS[name](scale, folder)
+    contenders = [_contender(loader, workers, options) for workers in (0, 2) for loader in LOADERS]
+    return Case(name, title, contenders, lambda rows: pair_targets(rows, goal))
 
 
 def prepare_case(scale: Scale, folder: Path) -> Case:
@@ -81,31 +113,14 @@ def raw_case(scale: Scale, folder: Path) -> Case:
     return Case("raw", "Raw images of 256 pixels, crop and flip by OpenCV, batch 64", contenders, raw_targets)
 
 
-CASES = {
-    "pil": pil_case,
-    "uint8": uint8_case,
-    "tiny": tiny_case,
-    "cheap": cheap_case,
+CASES: dict[str, Callable[[Scale, Path], Case]] = {
+    "pil": partial(_image_case, "pil", 1.35),
+    "uint8": partial(_image_case, "uint8", 1.2),
+    "tiny": partial(_pair_case, "tiny", 8.0),
+    "cheap": partial(_pair_case, "cheap", 3.0),
     "prepare": prepare_case,
     **({"raw": raw_case} if find_spec("cv2") else {}),
 }
-
-
-def _image_case(name: str, title: str, dataset: Any, goal: float) -> Case:
-    """Several numbers of workers, and processes without a loader."""
-    options = {"dataset": dataset, "batch_size": 64, "shuffle": True}
-    contenders = [
-        *(_contender("torch", workers, options) for workers in (1, 2, 3)),
-        *(_contender("penstock", workers, options) for workers in (2, 3)),
-        *(bare(dataset, 64, processes) for processes in (1, 2)),
-    ]
-    return Case(name, title, contenders, lambda rows: image_targets(rows, goal))
-
-
-def _pair_case(name: str, title: str, options: dict[str, Any], goal: float) -> Case:
-    """Both loaders without workers and with two."""
-    contenders = [_contender(loader, workers, options) for workers in (0, 2) for loader in LOADERS]
-    return Case(name, title, contenders, lambda rows: pair_targets(rows, goal))
 
 
 def _images(folder: Path, samples: int) -> list[Path]:

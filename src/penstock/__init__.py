@@ -25,7 +25,7 @@ from penstock.errors import (
     WorkerDiedError,
     WorkerError,
 )
-from penstock.stats import Stats, WorkerStats
+from penstock.stats import Decision, Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
     from penstock.preparing import PreparedDataset, prepare
+    from penstock.trials import tune
 
 __all__ = [
     "BadSample",
@@ -46,6 +47,7 @@ __all__ = [
     "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
+    "Decision",
     "DistributedIterableDataset",
     "DistributedSampler",
     "NotFingerprintableError",
@@ -64,6 +66,7 @@ __all__ = [
     "__version__",
     "cache",
     "prepare",
+    "tune",
     "upgrade",
 ]
 
@@ -77,6 +80,7 @@ _NEED_TORCH = {
     "PreparedDataset": "penstock.preparing",
     "cache": "penstock.caching",
     "prepare": "penstock.preparing",
+    "tune": "penstock.trials",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

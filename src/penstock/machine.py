@@ -26,6 +26,15 @@ def available_memory() -> int:
     return min(int(psutil.virtual_memory().available), *_cgroup_memory_left())
 
 
+def private_memory(pid: int) -> int:
+    """Bytes that a process shares with no other, which would be free without it; 0 if that isn't told."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
 def memory_kills() -> int | None:
     """How many processes of this cgroup the kernel has killed for lack of memory; None if it isn't told."""
     group = next(_groups(CGROUP, ""))

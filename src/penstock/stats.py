@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -42,6 +42,21 @@ class WorkerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What ``num_workers="auto"`` decided."""
+
+    batch: int
+    """How many batches the loader had handed over by then, over all epochs."""
+    workers: int
+    """How many workers there are from then on; 0 for none."""
+    prefetch_factor: int
+    """How many batches each has ahead, at least."""
+    settled: bool
+    """Whether the search is over; otherwise this is tried."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """One epoch of a loader up to now; times in seconds, sizes in bytes."""
 
@@ -67,13 +82,20 @@ class Stats:
     """Batches of which every sample was bad."""
     workers: Mapping[int, WorkerStats] = field(default_factory=lambda: MappingProxyType({}))
     """By the worker's number; 0 is the calling process when ``num_workers=0``."""
+    decisions: tuple[Decision, ...] = ()
+    """What ``num_workers="auto"`` decided, in this epoch and those before it; the last one holds."""
 
 
 class Recorder:
-    """Counts one epoch; `clock` returns seconds."""
+    """Counts one epoch; `clock` returns seconds.
+
+    Attributes:
+        decisions: what the snapshot is to tell of, now and later.
+    """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
+        self.decisions: Sequence[Decision] = ()
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
         self._fetched = self._replaced = self._left_out = 0
@@ -115,6 +137,10 @@ class Recorder:
         cost = self.sample_cost()
         return cost * self._samples / self._batches if cost is not None and self._batches else None
 
+    def totals(self) -> tuple[float, int, int]:
+        """Seconds of work of the workers, the samples that they made in it, and the samples handed over."""
+        return self._work_s, self._fetched, self._samples
+
     def snapshot(self, slots: int = 0, slots_in_use: int = 0) -> Stats:
         return Stats(
             self._batches,
@@ -128,4 +154,5 @@ class Recorder:
             self._replaced,
             self._left_out,
             MappingProxyType(dict(sorted(self._workers.items()))),
+            tuple(self.decisions),
         )

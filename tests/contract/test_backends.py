@@ -40,9 +40,11 @@ DEADLINE_S = 60.0
 class Bench:
     """A backend on an arena of its own, with what an engine would do by hand."""
 
-    def __init__(self, kind: str, recipe: Recipe, workers: int, worker_init_fn: Any) -> None:
+    def __init__(
+        self, kind: str, recipe: Recipe, workers: int, worker_init_fn: Any, first: int | None
+    ) -> None:
         self.arena = Arena(1 << 26)
-        self.backend = make_backend(kind, recipe, self.arena, workers, worker_init_fn)
+        self.backend = make_backend(kind, recipe, self.arena, workers, worker_init_fn, first)
         self.slots: dict[int, int] = {}
 
     def submit(
@@ -89,12 +91,14 @@ class Bench:
         return outcome.batch
 
 
-def make_backend(kind: str, recipe: Recipe, arena: Arena, workers: int, worker_init_fn: Any) -> Backend:
+def make_backend(
+    kind: str, recipe: Recipe, arena: Arena, workers: int, worker_init_fn: Any, first: int | None
+) -> Backend:
     if kind == "inline":
         return InlineBackend(recipe)
     context = multiprocessing.get_context(kind)
     job = WorkerJob(recipe, worker_init_fn, workers)
-    return ProcessesBackend(job, arena.memory, context, base_seed=3)
+    return ProcessesBackend(job, arena.memory, context, base_seed=3, workers=first)
 
 
 @contextmanager
@@ -106,8 +110,10 @@ def bench(
     workers: int = 2,
     start: bool = True,
     worker_init_fn: Any = None,
+    first: int | None = None,
 ) -> Iterator[Bench]:
-    bench = Bench(kind, Recipe(dataset, collate_fn, batched), workers, worker_init_fn)
+    """`first` is how many of the workers there are at the start."""
+    bench = Bench(kind, Recipe(dataset, collate_fn, batched), workers, worker_init_fn, first)
     try:
         if start:
             bench.backend.start()
@@ -471,6 +477,164 @@ def test_the_death_of_the_template_closes_the_backend_and_ends_its_workers() -> 
         assert psutil.wait_procs(workers, timeout=DEADLINE_S)[1] == []
         with pytest.raises(ClosedError):
             b.submit(1, [1])
+
+
+# -- more and fewer workers ----------------------------------------------------------------------------
+
+
+def until_running(b: Bench, workers: int) -> None:
+    """Wait until so many run; nothing else happens."""
+    while b.backend.running != workers:
+        assert b.backend.wait(DEADLINE_S) == []
+
+
+def at_work(b: Bench, batches: range) -> dict[int, psutil.Process]:
+    """Submit so many batches to a gated dataset; the workers that got them."""
+    for number in batches:
+        b.submit(number, [number])
+    return {busy.worker: psutil.Process(busy.pid) for busy in b.backend.busy()}
+
+
+@QUICK
+def test_there_is_a_least_and_a_most_number_of_workers(kind: str) -> None:
+    with bench(kind, Squares(), first=1) as b:
+        assert (b.backend.workers, b.backend.most) == (1, 1 if kind == "inline" else 2)
+        b.backend.resize(b.backend.most)
+        assert b.backend.workers == b.backend.most
+        for impossible in (0, b.backend.most + 1):
+            with pytest.raises(ValueError, match=f"1 to {b.backend.most} workers"):
+                b.backend.resize(impossible)
+        b.submit(0, [1, 2])
+        assert b.done(1)[0].timing.samples == 2
+
+
+@pytest.mark.parametrize(
+    "kind", ["fork", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("forkserver", "spawn"))]
+)
+def test_workers_that_are_added_share_the_work(kind: str) -> None:
+    with bench(kind, Squares(), workers=3, first=1) as b:
+        until_running(b, 1)
+        b.backend.resize(3)
+        until_running(b, 3)
+        for number in range(3):
+            b.submit(number, [number])
+        assert {done.worker for done in b.done(3)} == {0, 1, 2}
+
+
+def test_nothing_is_given_to_a_worker_that_is_added_before_it_runs() -> None:
+    with gate() as (enter, leave, is_in), bench("fork", Hooked(enter), first=1) as b:
+        until_running(b, 1)
+        b.backend.resize(2)
+        assert set(at_work(b, range(4))) == {0}
+        is_in()
+        until_running(b, 2)
+        assert set(at_work(b, range(4, 8))) == {0, 1}
+        leave()
+        b.done(8)
+
+
+def test_workers_that_are_let_go_do_what_they_were_given_and_end_untold() -> None:
+    with gate() as (enter, leave, is_in), bench("fork", Hooked(enter), workers=3) as b:
+        until_running(b, 3)
+        workers = at_work(b, range(6))
+        for _ in range(3):
+            is_in()
+        b.backend.resize(1)
+        assert set(at_work(b, range(6, 9))) == {0, 1, 2}
+        leave()
+        assert Counter(done.batch for done in b.done(9)) == Counter(range(9))
+        assert psutil.wait_procs([workers[1], workers[2]], timeout=DEADLINE_S)[1] == []
+        assert set(at_work(b, range(9, 12))) == {0}
+        assert [done.worker for done in b.done(3)] == [0, 0, 0]
+        assert b.backend.wait(0) == []
+        assert workers[0].is_running()
+
+
+def test_a_worker_that_is_leaving_stays_when_it_is_wanted_again() -> None:
+    with gate() as (enter, leave, is_in), bench("fork", Hooked(enter)) as b:
+        until_running(b, 2)
+        workers = at_work(b, range(2))
+        is_in()
+        is_in()
+        b.backend.resize(1)
+        b.backend.resize(2)
+        leave()
+        b.done(2)
+        assert at_work(b, range(2, 4)) == workers
+        b.done(2)
+
+
+def test_a_worker_that_has_left_is_followed_by_another() -> None:
+    roll = Roll()
+    with bench("fork", Squares(), worker_init_fn=roll) as b:
+        until_running(b, 2)
+        b.backend.resize(1)
+        b.backend.resize(2)
+        assert b.backend.running == 1
+        until_running(b, 2)
+        for number in range(2):
+            b.submit(number, [number])
+        assert {done.worker for done in b.done(2)} == {0, 1}
+        roll.call(3)
+
+
+def test_the_tasks_of_one_that_dies_in_leaving_are_told_as_lost_and_nobody_follows_it() -> None:
+    with gate() as (enter, leave, is_in), bench("fork", Hooked(enter)) as b:
+        until_running(b, 2)
+        workers = at_work(b, range(2))
+        is_in()
+        is_in()
+        b.backend.resize(1)
+        kill(workers[1].pid)
+        (died,) = b.events(1)
+        assert isinstance(died, Died)
+        assert (died.worker, [task.batch for task in died.lost]) == (1, [1])
+        b.backend.replace(1, Course(1, 3, 1), None)
+        b.backend.submit(died.lost[0], b.slots[1])
+        leave()
+        assert [done.worker for done in b.done(2)] == [0, 0]
+
+
+def test_one_may_die_while_another_is_being_added() -> None:
+    with gate() as (enter, leave, is_in), bench("fork", Hooked(enter), first=1) as b:
+        until_running(b, 1)
+        workers = at_work(b, range(1))
+        is_in()
+        b.backend.resize(2)
+        kill(workers[0].pid)
+        events = b.events(1)
+        assert isinstance(events[0], Died)
+        b.backend.replace(0, Course(1, 3, 1), None)
+        for task in events[0].lost:
+            b.backend.submit(task, b.slots[0])
+        leave()
+        until = b.done(1)
+        assert until[0].batch == 0
+        until_running(b, 2)
+
+
+def test_a_worker_that_is_added_begins_with_the_course_under_way() -> None:
+    with bench("fork", Squares(), first=1) as b:
+        b.backend.begin(Course(2, 3, 2), {})
+        b.backend.resize(2)
+        until_running(b, 2)
+        for number in range(2):
+            b.submit(number, [number], generation=2)
+        done = b.done(2)
+        assert {d.worker for d in done} == {0, 1}
+        assert not any(isinstance(d.outcome, Dropped) for d in done)
+
+
+def test_workers_are_told_how_many_there_can_be() -> None:
+    def tell(_: int) -> None:
+        info = torch.utils.data.get_worker_info()
+        assert info is not None
+        raise KeyError(info.num_workers)
+
+    with bench("fork", Hooked(tell), workers=3, first=1) as b:
+        failed = b.run(0, [1])
+        assert isinstance(failed, Failed)
+        assert repr(failed.error) == "KeyError(3)"
 
 
 # -- tools ---------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ Who calls, and when it may block
   exception of a signal handler (Ctrl-C), after which only `close` is allowed, as an event may be lost.
   Every submitted task ends in exactly one `Done`, unless a `Died` names it as lost; `replace` may follow,
   and the lost tasks may be submitted again.
+- `resize` changes how many tasks can run at once, at any time, without waiting: a worker that is added gets
+  tasks once it runs; one that is let go does what it was given, and goes. No task is lost by that, and no
+  event tells of it.
 - `close` may be called in any state, any number of times. It returns when no process of the backend is
   left, by the stop ladder below: at once but for the sample in hand, and in ``2 * GRACE_S`` and what the
   kernel needs to end the processes (`KILL_S` at most) however user code behaves. Should the template have
@@ -97,11 +100,13 @@ class Backend(ABC):
     """See the contract above.
 
     Attributes:
-        workers: how many tasks can run at once.
+        workers: how many tasks are to run at once.
+        most: how many `resize` can make of them.
         settled: whether, after `close`, it is certain that nothing writes into a slot any more.
     """
 
     workers: int
+    most: int
     settled = True
 
     def __init__(self) -> None:
@@ -142,7 +147,27 @@ class Backend(ABC):
     @abstractmethod
     def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         """Start another worker in the place of one that `Died` named; it begins with `course`, and its
-        iterator goes on from `standing`."""
+        iterator goes on from `standing`. If there are to be fewer meanwhile, there is nothing to do."""
+
+    @abstractmethod
+    def resize(self, workers: int) -> None:
+        """Have so many workers; those that are added begin with the course of the latest `begin`.
+
+        Not for tasks that name their worker, as those of iterable datasets do.
+
+        Raises:
+            ValueError: if that isn't a number from 1 to `most`.
+        """
+
+    def require_possible(self, workers: int) -> None:
+        """Raise `ValueError` unless there can be so many."""
+        if not 1 <= workers <= self.most:
+            raise ValueError(f"there can be 1 to {self.most} workers here, not {workers}")
+
+    @property
+    @abstractmethod
+    def running(self) -> int:
+        """How many of the workers that are to be there have started."""
 
     @abstractmethod
     def drop(self) -> None:

@@ -15,7 +15,7 @@ from penstock.streams import Standing
 class InlineBackend(Backend):
     """One task at a time, inside `wait`; exceptions of user code come as they do from a worker."""
 
-    workers = 1
+    workers = most = running = 1
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -31,6 +31,9 @@ class InlineBackend(Backend):
 
     def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         raise NotImplementedError("nobody dies here")
+
+    def resize(self, workers: int) -> None:
+        self.require_possible(workers)
 
     def drop(self) -> None:
         """Nothing to do: an epoch that is left early has no task in the making."""

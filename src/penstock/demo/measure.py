@@ -117,7 +117,7 @@ def ignore(batch: object) -> None:
 
 
 def contender(
-    kind: type[DataLoader[Any]],
+    kind: Callable[..., DataLoader[Any]],
     name: str,
     workers: int,
     options: dict[str, Any],

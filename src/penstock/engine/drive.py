@@ -33,11 +33,16 @@ _log = logging.getLogger("penstock")
 
 
 class Engine:
-    """An iterator over the batches of one epoch."""
+    """An iterator over the batches of one epoch.
+
+    Attributes:
+        ahead: as in `Epoch`; it may be changed between two calls.
+    """
 
     def __init__(self, epoch: Epoch, backend: Backend, arena: Arena, recorder: Recorder) -> None:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
+        self.ahead = epoch.ahead
         self._making: dict[int, Batch] = {}
         self._watch = Watch(backend, epoch.policy.sample_timeout)
         self._recovery = Recovery(epoch, self._watch)
@@ -118,6 +123,19 @@ class Engine:
         self.release()
         return True
 
+    @property
+    def making(self) -> int:
+        """How many batches are in the making."""
+        return len(self._making)
+
+    def go_on_with(self, backend: Backend) -> None:
+        """Have another backend make the batches that follow; none is in the making."""
+        assert not self._making
+        self._backend = backend
+        self._watch = Watch(backend, self._epoch.policy.sample_timeout)
+        self._recovery = Recovery(self._epoch, self._watch)
+        backend.begin(self._epoch.course, self._epoch.batches.standings)
+
     def release(self) -> None:
         """Give back the slots of what was in the making; no worker is at it any more."""
         self._exhausted = True
@@ -138,7 +156,7 @@ class Engine:
     # -- submitting ------------------------------------------------------------------------------
 
     def _window(self) -> Window:
-        return window(self._epoch.ahead, self._backend.workers, self._recorder.batch_cost())
+        return window(self.ahead, self._backend.workers, self._recorder.batch_cost())
 
     def _fill(self, ahead: int) -> None:
         """Put batches in the making, up to `ahead` of them, as far as there are slots."""

@@ -9,19 +9,21 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 
 from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError, StateError
+from penstock.loader.auto import resolve
 from penstock.loader.iterator import LoaderIterator
 from penstock.machine import cpus
 from penstock.original import TorchDataLoader
 from penstock.policy import Policy
 from penstock.resume import Books
 from penstock.stats import Recorder, Stats
+from penstock.tuning import Controller
 
 T = TypeVar("T")
 
@@ -43,6 +45,10 @@ class DataLoader(TorchDataLoader[T]):
     none of Python's three, and on systems other than Linux.
 
     Args:
+        num_workers: a number, or "auto": then it is chosen while the loader is iterated, and may come to
+            none, where ``dataset[i]`` runs in this process. The batches are the same with any number. What
+            was chosen, and why, is in ``loader.stats().decisions``. See docs/settings.md.
+        prefetch_factor: as in torch; with ``num_workers="auto"`` it is chosen too, unless it is given.
         seed: the base seed that every sample's random state follows from; drawn from torch's generator, as
             torch does, if left out. See docs/reproducibility.md.
         seeding: "sample", a random state for each sample; or "worker", torch's scheme of one for each worker.
@@ -56,6 +62,7 @@ class DataLoader(TorchDataLoader[T]):
         sample_timeout: how many seconds a sample may take in a worker before it is bad.
 
     Raises:
+        ValueError: if an argument isn't one of those it can be.
         StateError: by `load_state_dict`, and by the next ``iter()``, if the state isn't this loader's.
         ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
         WorkerDiedError: by ``next()``, when a worker ended without being asked to.
@@ -73,6 +80,8 @@ class DataLoader(TorchDataLoader[T]):
     _closed = False
     _epoch: int | None = None
     _next_count = 0
+    _controller: Controller | None = None
+    _prefetch_given: int | None = None
 
     def __init__(
         self,
@@ -81,7 +90,7 @@ class DataLoader(TorchDataLoader[T]):
         shuffle: bool | None = None,
         sampler: Any = None,
         batch_sampler: Any = None,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
         drop_last: bool = False,
@@ -107,6 +116,8 @@ class DataLoader(TorchDataLoader[T]):
             raise ValueError(f"seeding should be 'sample' or 'worker', but got {seeding!r}")
         if sample_timeout is not None and num_workers == 0:
             raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
+        self._prefetch_given = prefetch_factor
+        num_workers = resolve(num_workers, dataset, seeding)
         self._seed, self._seeding = seed, seeding
         self._policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
         self._book = ErrorBook(max_errors, errors_file)
@@ -258,7 +269,7 @@ class DataLoader(TorchDataLoader[T]):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, in this process or another, has workers and memory of its own."""
-        own = {"_pool", "_open", "_latest", "_newest"}
+        own = {"_pool", "_open", "_latest", "_newest", "_controller"}
         return {
             **{name: value for name, value in self.__dict__.items() if name not in own},
             "_iterator": None,

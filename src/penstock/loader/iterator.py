@@ -9,9 +9,12 @@ from typing import Any
 from torch.utils.data.dataloader import _DatasetKind
 
 from penstock.arena import ArenaPool
+from penstock.engine import Engine
 from penstock.errors import ClosedError
 from penstock.loader.pinning import pin_device, pin_memory
 from penstock.loader.session import Session
+from penstock.loader.tuned import Tuned
+from penstock.ready import ReadyEngine
 from penstock.resume import Passage
 from penstock.stats import Recorder
 
@@ -59,10 +62,13 @@ class LoaderIterator:
         recorder = recorder or Recorder()
         loader._latest, loader._newest = (recorder, self._session.arena), weakref.ref(self)
         try:
-            self._engine = self._session.begin(loader, passage, recorder)
+            engine, controller = self._session.begin(loader, passage, recorder), self._session.controller
         except BaseException:
             self.close()
             raise
+        self._engine: Engine | ReadyEngine | Tuned = engine
+        if controller is not None and isinstance(engine, Engine):
+            self._engine = Tuned(engine, self._session, controller, recorder)
         self._passage = passage
         loader._books.begun(passage)
 

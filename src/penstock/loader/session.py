@@ -18,6 +18,8 @@ from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
 from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
+from penstock.loader.auto import controller_of, fixed_decisions
+from penstock.machine import available_memory, private_memory
 from penstock.plan import Course
 from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine
 from penstock.resume import Passage
@@ -27,13 +29,24 @@ Loader = Any
 """A `penstock.DataLoader`, whose module is above this one."""
 
 
+MEMORY_SHARE = 0.5
+"""The part of the free memory that workers which are added may take."""
+
+
 class Session:
-    """See above."""
+    """See above.
+
+    Attributes:
+        workers: how many there are, or are to be.
+        controller: what chooses their number, if they don't have a fixed one.
+    """
 
     def __init__(self, loader: Loader, pool: ArenaPool, passage: Passage) -> None:
         """Draws a base seed, as torch does, unless the first epoch goes on under one."""
         self._pool = pool
-        self.dataset, self.workers = loader.dataset, loader.num_workers
+        self.dataset = loader.dataset
+        self.controller = controller_of(loader)
+        self.workers: int = loader.num_workers if self.controller is None else self.controller.workers
         self._recipe = Recipe(
             loader.dataset,
             loader.collate_fn,
@@ -49,12 +62,13 @@ class Session:
         else:
             self._base_seed = passage.base_seed
         _check(loader)
-        self._ahead = loader.num_workers * (loader.prefetch_factor or 1)
+        self._prefetch = loader.prefetch_factor or 1
         self._timeout = float(loader.timeout)
         self._in_order = bool(getattr(loader, "in_order", True))
         self._generation = 0
         self._next_count = 1
         self._engine: Engine | ReadyEngine | None = None
+        self._settled = True
         self.arena = pool.take()
         self._owner = os.getpid()
         self._make_backend = self._backend_maker(loader)
@@ -66,7 +80,7 @@ class Session:
     def _ready_getter(self, loader: Loader) -> ReadyGetter | None:
         """Where all samples lie, if they lie in memory and a batch of them is as quickly gathered here as it
         would be received from a worker."""
-        if not self._recipe.rows or self._recipe.by_turns:
+        if not self._recipe.rows or self._recipe.by_turns or self.controller is not None:
             return None
         spec = ready_spec(loader.dataset)
         size = getattr(loader.batch_sampler, "batch_size", None)
@@ -86,13 +100,51 @@ class Session:
         return self._backend
 
     def _backend_maker(self, loader: Loader) -> Callable[[], Backend]:
-        if loader.num_workers == 0:
+        if self.workers == 0:
             return partial(InlineBackend, self._recipe)
         if loader.num_workers > MAX_WORKERS:
             raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {loader.num_workers}")
         job = WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)
         context = loader.multiprocessing_context or multiprocessing.get_context()
-        return lambda: ProcessesBackend(job, self.arena.memory, context, self._base_seed)
+        return lambda: ProcessesBackend(job, self.arena.memory, context, self._base_seed, self.workers)
+
+    # -- the number of workers -------------------------------------------------------------------
+
+    @property
+    def _ahead(self) -> int:
+        return self.workers * self._prefetch
+
+    @property
+    def all_run(self) -> bool:
+        backend = self._started()
+        return backend.running == backend.workers
+
+    def resize(self, workers: int, prefetch_factor: int) -> None:
+        """Have more or fewer of them, at least one, with so many batches ahead for each."""
+        self._started().resize(workers)
+        self.workers, self._prefetch = workers, prefetch_factor
+        if isinstance(self._engine, Engine):
+            self._engine.ahead = self._ahead
+
+    def do_without_workers(self) -> None:
+        """Make the batches that follow in this process; none may be in the making."""
+        before, inline = self._started(), InlineBackend(self._recipe)
+        self.workers, self._backend = 0, inline
+        inline.start()
+        if isinstance(self._engine, Engine):
+            self._engine.ahead = 0
+            self._engine.go_on_with(inline)
+        before.close()
+        self._settled = before.settled
+
+    def room(self) -> int:
+        """How many more workers, with the batches that each has ahead, the memory has room for."""
+        busy = self._started().busy()
+        each = max((private_memory(worker.pid) for worker in busy if worker.pid), default=0)
+        by_slots = self.arena.room() // self._prefetch
+        return min(by_slots, int(available_memory() * MEMORY_SHARE) // each) if each else by_slots
+
+    # -- epochs ----------------------------------------------------------------------------------
 
     def abandon(self) -> bool:
         """Give up the epoch that is under way; False if these workers are of no more use."""
@@ -104,6 +156,7 @@ class Session:
     def begin(self, loader: Loader, passage: Passage, recorder: Recorder) -> Engine | ReadyEngine:
         """Start an epoch; the one before it was given up."""
         self._generation += 1
+        self._follow(loader, recorder)
         course = self._course(loader, passage)
         epoch = Epoch(
             batches=passage,
@@ -134,6 +187,18 @@ class Session:
     def _workers_engine(self, epoch: Epoch, recorder: Recorder) -> Engine:
         return Engine(epoch, self._started(), self.arena, recorder)
 
+    def _follow(self, loader: Loader, recorder: Recorder) -> None:
+        """Do what was decided at the end of the epoch before, or by another iterator."""
+        if self.controller is None:
+            recorder.decisions = fixed_decisions(loader)
+            return
+        recorder.decisions = self.controller.decisions
+        if self.workers and not self.controller.workers:
+            self._engine = None
+            self.do_without_workers()
+        elif self.workers:
+            self.resize(self.controller.workers, self.controller.prefetch_factor)
+
     def _course(self, loader: Loader, passage: Passage) -> Course:
         """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
         those under this base seed. A passage that goes on has its own."""
@@ -154,7 +219,7 @@ class Session:
         if self._engine is not None:
             self._engine.release()
             self._engine = None  # it may lead back to us
-        if self._backend is None or self._backend.settled:
+        if self._settled and (self._backend is None or self._backend.settled):
             self.arena.trim(keep=self._ahead + 1)
             self._pool.give(self.arena)
         else:

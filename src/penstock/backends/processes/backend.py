@@ -9,7 +9,6 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from multiprocessing.context import BaseContext
@@ -29,6 +28,7 @@ from penstock.backends.base import (
     climb,
 )
 from penstock.backends.processes import failures, threads
+from penstock.backends.processes.crew import Crew
 from penstock.backends.processes.handle import WorkerHandle
 from penstock.backends.processes.messages import (
     Begin,
@@ -55,14 +55,24 @@ _NOBODY = 0
 
 
 class ProcessesBackend(Backend):
-    """See `base.Backend`; `context` says by which start method the template comes into being."""
+    """See `base.Backend`; `context` says by which start method the template comes into being, `workers` how
+    many there are at first, if not as many as the job allows."""
 
-    def __init__(self, job: WorkerJob, memory: Memory, context: BaseContext, base_seed: int) -> None:
+    def __init__(
+        self,
+        job: WorkerJob,
+        memory: Memory,
+        context: BaseContext,
+        base_seed: int,
+        workers: int | None = None,
+    ) -> None:
         super().__init__()
-        self.workers = job.workers
+        self.most = job.workers
+        self.workers = job.workers if workers is None else workers
+        self.require_possible(self.workers)
+        self._course = Course(_NOBODY, 0, 0)
         self._job, self._memory, self._context, self._base_seed = job, memory, context, base_seed
-        self._set: dict[int, WorkerHandle] = {}
-        self._waiting: deque[tuple[Task, bytes]] = deque()  # tasks that no worker has yet
+        self._crew = Crew()
         self._specs: dict[Spec, Spec] = {}
         self._selector = selectors.DefaultSelector()
         self._template: Any = None
@@ -128,7 +138,7 @@ class ProcessesBackend(Backend):
             socket.send_fds(control, [frame(StartWorker(number, seed))], [theirs.fileno()])
         worker = WorkerHandle(number, Line(ours), Notes(self._memory, number), self._specs)
         worker.notes.reset()
-        self._set[number] = worker
+        self._crew[number] = worker
         self._selector.register(ours, selectors.EVENT_READ, partial(self._on_worker, worker))
 
     def close(self) -> None:
@@ -158,7 +168,7 @@ class ProcessesBackend(Backend):
                 template.close()
 
     def _ask_to_end(self) -> None:
-        for worker in self._set.values():
+        for worker in self._crew.values():
             worker.line.close()
         self._tell_template(EndWorkers(0))
 
@@ -177,7 +187,7 @@ class ProcessesBackend(Backend):
     def _close_descriptors(self) -> None:
         self._selector.close()
         self._control.close()
-        for worker in self._set.values():
+        for worker in self._crew.values():
             worker.line.close()
         if self._end is not None:
             os.close(self._end)
@@ -187,18 +197,48 @@ class ProcessesBackend(Backend):
 
     def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
         self.require_open()
+        self._course = course
         self._memory.control[0] = course.generation
-        for number in self._set:
+        for number in self._crew:
             self._begin(number, course, standings.get(number))
 
     def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         self.require_open()
-        self._start_worker(self._control.sock, worker)
-        self._begin(worker, course, standing)
+        if worker < self.workers:
+            self._start_worker(self._control.sock, worker)
+            self._begin(worker, course, standing)
+
+    def resize(self, workers: int) -> None:
+        self.require_open()
+        self.require_possible(workers)
+        self.workers = workers
+        for worker in list(self._crew.values()):
+            worker.leaving = worker.gone or worker.number >= workers
+            self._let_go(worker)
+        for number in range(workers):
+            if number not in self._crew:
+                self._add(number)
+
+    def _add(self, number: int) -> None:
+        """To those that are at work."""
+        self._start_worker(self._control.sock, number)
+        self._crew[number].late = True
+        self._begin(number, self._course, None)
+
+    def _let_go(self, worker: WorkerHandle) -> None:
+        """End a worker that is to leave, if it has done all that it was given."""
+        if worker.leaving and not worker.tasks and not worker.line.ended:
+            worker.gone = True
+            self._unwatch(worker)
+            worker.line.close()
+
+    @property
+    def running(self) -> int:
+        return self._crew.running
 
     def _begin(self, worker: int, course: Course, standing: Standing | None) -> None:
         begin = Begin(course.generation, course.base_seed, course.epoch, course.announced, standing)
-        self._set[worker].line.post(frame(begin))
+        self._crew[worker].line.post(frame(begin))
 
     def drop(self) -> None:
         self.require_open()
@@ -219,38 +259,14 @@ class ProcessesBackend(Backend):
             slot,
         )
         if task.worker is not None:
-            self._set[task.worker].give(task, frame(run))
+            self._crew[task.worker].give(task, frame(run))
             return
-        self._waiting.append((task, frame(run)))
-        self._hand_out(in_advance=self._all_run)
+        self._crew.waiting.append((task, frame(run)))
+        self._crew.hand_out(in_advance=self._crew.all_run)
 
     def flush(self) -> None:
-        self._hand_out(in_advance=True)
+        self._crew.hand_out(in_advance=True)
         self._send()
-
-    @property
-    def _all_run(self) -> bool:
-        return all(worker.pid for worker in self._set.values())
-
-    def _hand_out(self, in_advance: bool) -> None:
-        """Give waiting tasks, in their order, to the workers with the least to do.
-
-        At the start, when workers come up one after the other, a task goes only to one that runs (or is
-        the first that will) and has none, so that the first batch never waits for the last worker. With
-        `in_advance`, all tasks go out.
-        """
-        while self._waiting:
-            worker = min(self._ready(in_advance), key=lambda w: (w.load, w.number), default=None)
-            if worker is None:
-                return
-            worker.give(*self._waiting.popleft())
-
-    def _ready(self, in_advance: bool) -> list[WorkerHandle]:
-        workers = list(self._set.values())
-        if in_advance:
-            return workers
-        running = [worker for worker in workers if worker.pid]
-        return [worker for worker in running or workers[:1] if not worker.tasks]
 
     def wait(self, timeout: float | None) -> list[Event]:
         self.require_open()
@@ -258,15 +274,15 @@ class ProcessesBackend(Backend):
         events: list[Event] = []
         for key, mask in self._selector.select(timeout):
             events += key.data(mask)
-        self._hand_out(in_advance=self._all_run)
+        self._crew.hand_out(in_advance=self._crew.all_run)
         self._send()
         return events
 
     def busy(self) -> list[Busy]:
-        return [worker.busy() for worker in self._set.values() if worker.tasks]
+        return [worker.busy() for worker in self._crew.values() if worker.tasks]
 
     def stack(self, worker: int) -> str | None:
-        pid, end = self._set[worker].pid, time.monotonic() + STACK_S
+        pid, end = self._crew[worker].pid, time.monotonic() + STACK_S
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, STACK_SIGNAL)
         text = b""
@@ -279,10 +295,10 @@ class ProcessesBackend(Backend):
 
     def kill(self, worker: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._set[worker].pid, signal.SIGKILL)
+            os.kill(self._crew[worker].pid, signal.SIGKILL)
 
     def _send(self) -> None:
-        for worker in self._set.values():
+        for worker in self._crew.values():
             if worker.line.unsent:
                 worker.line.flush()
                 self._watch(worker)
@@ -295,7 +311,7 @@ class ProcessesBackend(Backend):
             self._selector.modify(worker.line.sock, events, partial(self._on_worker, worker))
 
     def _on_worker(self, worker: WorkerHandle, mask: int) -> list[Event]:
-        if worker.number not in self._set:  # its end came with the same call of `select`
+        if worker.number not in self._crew:  # its end came with the same call of `select`
             return []
         if mask & selectors.EVENT_WRITE:
             worker.line.flush()
@@ -303,6 +319,7 @@ class ProcessesBackend(Backend):
         events: list[Event] = [worker.take(result) for result in worker.line.receive()]
         if worker.line.ended:  # its death is told by the template, with the exit code
             self._unwatch(worker)
+        self._let_go(worker)
         return events
 
     def _unwatch(self, worker: WorkerHandle) -> None:
@@ -313,7 +330,7 @@ class ProcessesBackend(Backend):
         events: list[Event] = []
         for message in self._control.receive():
             if isinstance(message, Started):
-                self._set[message.worker].pid = message.pid
+                self._crew[message.worker].pid = message.pid
             elif isinstance(message, Ended):
                 events += self._on_worker_end(message)
             elif isinstance(message, Unready):
@@ -325,7 +342,11 @@ class ProcessesBackend(Backend):
         return events
 
     def _on_worker_end(self, message: Ended) -> list[Event]:
-        worker = self._set.pop(message.worker)
+        worker = self._crew.pop(message.worker)
+        if worker.gone:
+            if worker.number < self.workers:  # it is wanted again meanwhile
+                self._add(worker.number)
+            return []
         events: list[Event] = [worker.take(result) for result in worker.line.receive()]
         self._unwatch(worker)
         worker.line.close()
@@ -341,6 +362,4 @@ class ProcessesBackend(Backend):
         pid = self._template.pid
         self._template.join(KILL_S)
         exitcode = self._template.exitcode
-        given = (task for worker in self._set.values() for task in worker.tasks.values())
-        lost = (*given, *(task for task, _ in self._waiting))
-        return [Died(None, pid, exitcode, None, lost)]
+        return [Died(None, pid, exitcode, None, self._crew.tasks())]

@@ -25,7 +25,13 @@ def _key(task: Task) -> tuple[int, int, int]:
 
 
 class WorkerHandle:
-    """What the main process knows of one worker."""
+    """What the main process knows of one worker.
+
+    Attributes:
+        late: it was added while others were at work, so it gets nothing before it runs.
+        leaving: it gets nothing more.
+        gone: it was told to end, as it had nothing left to do.
+    """
 
     def __init__(self, number: int, line: Line, notes: Notes, specs: dict[Spec, Spec]) -> None:
         self.number, self.line, self.notes = number, line, notes
@@ -36,6 +42,8 @@ class WorkerHandle:
         self.tasks: dict[tuple[int, int, int], Task] = {}
         self.load = 0
         self.idle_since = 0.0
+        self.late = False
+        self.leaving = self.gone = False
 
     def busy(self) -> Busy:
         """What it is at, as far as it tells: a sample, or what lies before the next one."""

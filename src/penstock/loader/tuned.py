@@ -1,0 +1,104 @@
+"""The batches of an epoch, while the number of workers is being chosen.
+
+Between two batches, this tells the controller what the last ones took, and has the session do what it says.
+To go over to no workers, no more batches are asked of them; once none is in the making, the others are made
+here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from penstock.engine import Engine
+from penstock.loader.session import Session
+from penstock.stats import Recorder
+from penstock.tuning import Controller, Meter, Totals
+
+_log = logging.getLogger("penstock")
+
+
+class Tuned:
+    """An iterator over the batches of one epoch."""
+
+    def __init__(self, engine: Engine, session: Session, controller: Controller, recorder: Recorder) -> None:
+        self._engine, self._session, self._recorder = engine, session, recorder
+        self._controller = controller
+        self._left: float | None = None
+        self._rest()
+        self._carried, controller.meter = controller.meter, None
+
+    def __next__(self) -> Any:
+        if not self._session.workers:
+            return next(self._engine)
+        clock, cpu = self._recorder.clock, time.thread_time
+        left, self._left = self._left, None
+        asked, computed = clock(), cpu()
+        try:
+            batch = next(self._engine)
+        except StopIteration:
+            self._controller.meter = self._meter
+            raise
+        wait, hand = clock() - asked, cpu() - computed
+        self._controller.batches += 1
+        if left is not None:
+            self._take_in(wait, asked - left, hand)
+        self._left = clock()
+        return batch
+
+    def take_raised(self) -> BaseException | None:
+        return self._engine.take_raised()
+
+    def _rest(self) -> None:
+        """Measure nothing until all workers run and what was asked of those before is handed over."""
+        self._meter: Meter | None = None
+        self._passing: int | None = None
+
+    def _take_in(self, wait: float, step: float, hand: float) -> None:
+        if self._controller.workers != self._session.workers:  # another iterator's decision, it may be
+            self._follow()
+        elif self._meter is not None:
+            seen = self._meter.add(wait, step, hand, self._totals())
+            if seen is not None:
+                self._meter = Meter(self._session.workers, self._totals())
+                before = len(self._controller.decisions)
+                room = 0 if self._controller.settled else self._session.room()
+                self._controller.observe(seen, room)
+                if len(self._controller.decisions) > before:
+                    self._tell()
+                    self._follow()
+        elif self._passing is None:
+            if self._session.all_run:
+                self._begin()
+        elif self._passing > 0:
+            self._passing -= 1
+        else:
+            self._meter = Meter(self._session.workers, self._totals())
+
+    def _begin(self) -> None:
+        """All run: go on with what the last epoch left, or wait for what was asked of those before."""
+        carried, self._carried = self._carried, None
+        if carried is not None and carried.workers == self._session.workers:
+            self._meter = carried
+            carried.begin_block(self._totals())
+        else:
+            self._passing = self._engine.making
+
+    def _follow(self) -> None:
+        wanted = self._controller.workers
+        if wanted == 0:
+            self._engine.ahead = 0
+            if self._engine.making == 0:
+                self._session.do_without_workers()
+        else:
+            self._session.resize(wanted, self._controller.prefetch_factor)
+            self._rest()
+
+    def _tell(self) -> None:
+        decision = self._controller.decisions[-1]
+        if decision.settled:
+            _log.info("num_workers='auto': %s.", decision.why)
+
+    def _totals(self) -> Totals:
+        return Totals(*self._recorder.totals(), time.process_time())

@@ -1,0 +1,198 @@
+"""Decides how many workers there are to be, from one observation after the other.
+
+It looks for the fewest workers that keep the loop within `TOLERANCE` of the best pace. Beginning with one, it
+goes to the number from which, by what was measured, most is to be expected, measures there, and so on; where
+that is a number that was measured already, it settles. So no number is tried twice, and nothing swings.
+
+Where the loop is blocked although the workers idle, batches take unequal times. Then more of them are made
+ahead before more workers are tried, as long as that helps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.stats import Decision
+from penstock.tuning.meter import Meter
+from penstock.tuning.observation import CHEAP_S, Observation, expected_cycle
+
+TOLERANCE = 0.05
+LEAP = 4
+"""At most so many times as many workers as were tried before."""
+MOST_TRIALS = 8
+IDLE = 0.5
+"""A training process that keeps less of a processor busy leaves it to the workers."""
+WORTH_A_WORKER = 5.0
+"""Making a batch takes at least so many times what only taking it over costs the training process: if not,
+it makes it itself. (The worker has as much to do for that, and both wait to be woken.)"""
+MOST_AHEAD = 8
+"""Batches ahead for each worker."""
+CHANGED = 2.0
+PATIENCE = 3
+"""If a step or a batch takes `CHANGED` times as long or short, so often in a row, the search begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is given.
+
+    Attributes:
+        cpus: the processors that there are for the training process and its workers.
+        most: the number of workers that isn't to be exceeded for another reason.
+        why_some: why there have to be workers; empty if there may be none.
+        prefetch_factor: how many batches each worker has ahead, if that isn't to be chosen.
+    """
+
+    cpus: int
+    most: int
+    why_some: str = ""
+    prefetch_factor: int | None = None
+
+
+class Controller:
+    """See above.
+
+    Attributes:
+        workers: how many there are to be.
+        prefetch_factor: how many batches each is to have ahead.
+        settled: the search is over.
+        decisions: all of them, in their order.
+        batches: how many were handed over; whoever does that counts them here.
+        meter: what an epoch that is over left unfinished, for the next one to go on with.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.workers = 1
+        self.prefetch_factor = limits.prefetch_factor or 2
+        self.settled = False
+        self.batches = 0
+        self.meter: Meter | None = None
+        self.decisions: list[Decision] = []
+        self._decide(1, False, "it begins with one worker")
+        self._seen: dict[int, Observation] = {}
+        self._ahead_helps = limits.prefetch_factor is None
+        self._with_fewer_ahead: Observation | None = None
+        self._reference: Observation | None = None
+        self._changed = 0
+
+    def observe(self, seen: Observation, room: int) -> None:
+        """Take in what was measured, where the memory has room for so many more workers."""
+        if not self.workers or seen.workers != self.workers:  # measured by another iterator of the loader
+            return
+        if self.settled:
+            if self._is_another_world(seen):
+                self.settled, self._seen = False, {}
+            return
+        self._judge_ahead(seen)
+        self._seen[seen.workers] = seen
+        if self._is_cheap():
+            self._settle(0, self._why_none(seen))
+            return
+        if self._ahead_helps and seen.uneven and self.prefetch_factor < MOST_AHEAD and room >= seen.workers:
+            self.prefetch_factor *= 2
+            self._with_fewer_ahead = seen
+            why = f"{_figures(seen)}, and workers idle: trying {self.prefetch_factor} batches ahead for each"
+            self._decide(self.workers, False, why)
+            return
+        highest = self._highest(seen, room)
+        wanted = self._fewest(highest)
+        if wanted in self._seen:
+            self._settle(wanted, self._why(wanted, highest, room))
+        else:
+            self._decide(wanted, False, f"{_figures(seen)}: trying {_workers(wanted)}")
+
+    def _highest(self, seen: Observation, room: int) -> int:
+        """One processor is left to the training process, unless it would idle with workers on all of them."""
+        cpus = self._limits.cpus
+        if seen.main_cpu * seen.cycle_s >= IDLE * expected_cycle(self._seen, cpus):
+            cpus -= 1
+        return max(1, min(cpus, self._limits.most, seen.workers + room))
+
+    def _fewest(self, highest: int) -> int:
+        """Of those that keep the pace; only measured ones once enough were tried."""
+        within = range(1, min(highest, LEAP * max(self._seen)) + 1)
+        numbers: set[int] = {*(within if len(self._seen) < MOST_TRIALS else ()), *self._seen}
+        cycles = {number: expected_cycle(self._seen, number) for number in numbers}
+        bound = (1 + TOLERANCE) * min(cycles.values())
+        return min(number for number, cycle in cycles.items() if cycle <= bound)
+
+    def _judge_ahead(self, seen: Observation) -> None:
+        """Go back to fewer batches ahead, for good, if it is no better with more."""
+        before, self._with_fewer_ahead = self._with_fewer_ahead, None
+        if before is not None and seen.cycle_s * (1 + TOLERANCE) > before.cycle_s:
+            self.prefetch_factor //= 2
+            self._ahead_helps = False
+
+    def _is_cheap(self) -> bool:
+        """Whether handing batches over costs more than making them, and the loop is no slower for that."""
+        one = self._seen.get(1)
+        if one is None or self._limits.why_some or one.work_s > min(CHEAP_S, WORTH_A_WORKER * one.hand_s):
+            return False
+        return one.step_s + one.work_s <= (1 + TOLERANCE) * one.cycle_s
+
+    def _is_another_world(self, seen: Observation) -> bool:
+        """Whether what was measured no longer holds, for some time now."""
+        then = self._reference
+        if then is None:
+            self._reference = seen
+            return False
+        pairs = (seen.work_s, then.work_s), (seen.step_s, then.step_s)
+        floor = then.cycle_s / 10  # what is shorter than that decides nothing
+        changed = any(max(a, b, floor) > CHANGED * max(min(a, b), floor) for a, b in pairs)
+        self._changed = self._changed + 1 if changed else 0
+        return self._changed >= PATIENCE
+
+    def _settle(self, workers: int, why: str) -> None:
+        self.settled, self._changed = True, 0
+        self._reference = self._seen.get(workers)
+        self._decide(workers, True, why)
+
+    def _decide(self, workers: int, settled: bool, why: str) -> None:
+        self.workers = workers
+        self.decisions.append(Decision(self.batches, workers, self.prefetch_factor, settled, why))
+
+    # -- in words --------------------------------------------------------------------------------
+
+    def _why_none(self, seen: Observation) -> str:
+        return (
+            f"no workers: making a batch takes {_time(seen.work_s)}, and merely taking it over from a worker "
+            f"costs the training process {_time(seen.hand_s)}"
+        )
+
+    def _why(self, workers: int, highest: int, room: int) -> str:
+        said = _figures(self._seen[workers])
+        others = [
+            f"{_workers(n)}: {1 / each.cycle_s:.3g}" for n, each in sorted(self._seen.items()) if each.cycle_s
+        ]
+        tried = f" (batches a second: {'; '.join(others)})" if len(others) > 1 else ""
+        if self._seen[workers].blocked <= TOLERANCE:
+            return f"{said}{tried}"
+        if workers < highest:
+            return f"{said}, and more workers promise nothing{tried}"
+        return f"{said}, but {self._limit(highest, room)}{tried}"
+
+    def _limit(self, highest: int, room: int) -> str:
+        cpus = self._limits.cpus
+        if highest >= self._limits.most:
+            return f"there can be no more than {highest}"
+        if not room:
+            return "there is no memory for more"
+        if highest == cpus:
+            return f"there are no more than {cpus} CPUs"
+        return f"one of the {cpus} CPUs is left to the training process"
+
+
+def _figures(seen: Observation) -> str:
+    return (
+        f"with {_workers(seen.workers)} the loop waits {seen.waiting:.0%} of the time "
+        f"(a step takes {_time(seen.step_s)}, making a batch {_time(seen.work_s)})"
+    )
+
+
+def _workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
