@@ -18,6 +18,7 @@ CACHED = "penstock, cached"
 ALONE = "the rest alone"
 MEMORY = "1GB"
 SERIAL, WITH_WORKERS = 8.0, 40.0  # how many times torch's rate, without workers and with four
+IN_BATCHES = {"batch_size": 64, "shuffle": True}
 REST = 0.9  # of the rate of what is left to do
 
 
@@ -84,9 +85,10 @@ def memory_targets(rows: Sequence[Summary]) -> list[Target]:
 def image_contenders(paths: Sequence[Path]) -> list[Contender]:
     """The pipeline as it is, cached up to its first random step, and that step and what follows alone."""
     images = FloatImages(paths)
-    datasets = {"penstock": images, CACHED: full_cache(images, 2), ALONE: Decoded(images)}
+    datasets = {"torch": images, "penstock": images, CACHED: full_cache(images, 2), ALONE: Decoded(images)}
+    kinds = {"torch": DataLoader}
     return [
-        contender(penstock.DataLoader, name, 2, {"dataset": dataset, "batch_size": 64, "shuffle": True})
+        contender(kinds.get(name, penstock.DataLoader), name, 2, {"dataset": dataset, **IN_BATCHES})
         for name, dataset in datasets.items()
     ]
 
