@@ -20,7 +20,7 @@
 What ``dataset[i]`` or ``collate_fn`` raises in a worker reaches the caller as itself: the same type,
 with the worker's traceback as its ``__cause__`` and the batch and the sample as a note.
 
-The two for which torch raises a plain ``RuntimeError`` (`WorkerDiedError` and `BatchTimeoutError`) can be made
+Where torch raises a plain ``RuntimeError``, ours (`WorkerDiedError` and `BatchTimeoutError`) can be made
 from a message alone, as that can: there is code that makes an exception anew from its type and its text.
 """
 

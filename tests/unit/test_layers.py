@@ -64,6 +64,7 @@ EXPORTED = {
         "penstock.bad",
         "penstock.errors",
         "penstock.loader",
+        "penstock.machine",
         "penstock.pipeline",
         "penstock.pipeline.study",
         "penstock.shards",

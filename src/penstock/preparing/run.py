@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from penstock.bad import BadSample
 from penstock.errors import NotStorableError, PrepareError, TooManyErrorsError
 from penstock.loader import DataLoader
+from penstock.machine import cpus
 from penstock.preparing.claim import claim
 from penstock.preparing.images import codec_versions
 from penstock.preparing.manifest import UNFINISHED, Order, versions_of
@@ -75,7 +76,7 @@ def prepare(
     if workers is not None and workers < 0:
         raise PrepareError(f"workers should be 0 or more, but got {workers}")
     settings = Settings(resize_short, format, quality, *shard_limits(shard_size), until)
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    count = cpus() if workers is None else workers
     opened = open_source(source, settings)
     order = Order(
         opened.told, settings.told(), versions_of("penstock", "pyarrow", "pillow", "torch") | codec_versions()
