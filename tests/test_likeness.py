@@ -118,7 +118,7 @@ def test_asking_for_workers_that_cannot_start_loses_no_error() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_trace_of_torchs_profiler_tells_the_time_spent_waiting(workers: int) -> None:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.autograd.profiler.profile() as profile:
         list(DataLoader(Squares(4), batch_size=2, num_workers=workers))
     names = [event.key for event in profile.key_averages() if event.key.startswith("enumerate(DataLoader)#")]
     assert names == ["enumerate(DataLoader)#LoaderIterator.__next__"]

@@ -78,7 +78,7 @@ class LoaderIterator(LikeTorchs):
     def __next__(self) -> Any:
         if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
             return self._next()
-        with torch.profiler.record_function(PROFILED):
+        with torch.autograd.profiler.record_function(PROFILED):
             return self._next()
 
     def _next(self) -> Any:
