@@ -213,6 +213,14 @@ class Session:
             return Course(self._generation, base_seed, count)
         return Course(self._generation, base_seed, passage.announced, announced=True)
 
+    @property
+    def processes(self) -> list[Any]:
+        return list(self._backend.processes())
+
+    @property
+    def base_seed(self) -> int:
+        return self._base_seed
+
     def close(self) -> None:
         if self._backend is not None:
             self._backend.close()
