@@ -604,6 +604,17 @@ def test_torchs_seed_may_be_read_without_being_drawn_from() -> None:
     assert len(torch.cat([drawn for drawn, _ in one]).unique()) == 240
 
 
+class InitialSeeds(Squares):
+    def __getitem__(self, index: int) -> Any:
+        return torch.initial_seed()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchs_seed_fits_into_a_tensor_as_in_torch(workers: int) -> None:
+    seeds = torch.cat(list(DataLoader(InitialSeeds(64), batch_size=8, num_workers=workers, seed=1)))
+    assert len(seeds.unique()) == 64
+
+
 # -- surroundings --------------------------------------------------------------------------------
 
 

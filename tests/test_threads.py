@@ -109,8 +109,7 @@ def two_threads(_: int) -> None:
 
 
 def test_what_worker_init_fn_sets_counts() -> None:
-    found = first(Counts(), worker_init_fn=two_threads)
+    """By spawn: forked from a process that had used them, OpenMP's threads wait for ever, as under torch."""
+    found = first(Counts(), worker_init_fn=two_threads, multiprocessing_context="spawn")
     assert set(found["pools"].values()) == {2}
     assert found["torch"] == 2
-    if importlib.util.find_spec("cv2") and "cv2" not in sys.modules:
-        assert first(Counts(import_cv2), worker_init_fn=two_threads)["cv2"] == 2

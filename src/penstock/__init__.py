@@ -12,8 +12,13 @@ from penstock.errors import (
     BatchTimeoutError,
     BatchTooLargeError,
     ClosedError,
+    DamagedShardError,
     DatasetNotSendableError,
+    NotFingerprintableError,
+    NotRepeatableError,
+    NotStorableError,
     PenstockError,
+    PrepareError,
     SampleTimeoutError,
     StateError,
     TooManyErrorsError,
@@ -24,20 +29,31 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
-    from penstock.distributed import DistributedSampler
+    from penstock.caching import CachedDataset, CacheStats, cache
+    from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.preparing import PreparedDataset, prepare
 
 __all__ = [
     "BadSample",
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
+    "CacheStats",
+    "CachedDataset",
     "ClosedError",
+    "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedIterableDataset",
     "DistributedSampler",
+    "NotFingerprintableError",
+    "NotRepeatableError",
+    "NotStorableError",
     "PenstockError",
+    "PrepareError",
+    "PreparedDataset",
     "SampleTimeoutError",
     "StateError",
     "Stats",
@@ -46,13 +62,21 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "cache",
+    "prepare",
     "upgrade",
 ]
 
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
+    "CacheStats": "penstock.caching",
+    "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
+    "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
+    "PreparedDataset": "penstock.preparing",
+    "cache": "penstock.caching",
+    "prepare": "penstock.preparing",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

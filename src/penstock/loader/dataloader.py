@@ -42,6 +42,19 @@ class DataLoader(TorchDataLoader[T]):
     DataPipes are loaded by torch's own iterator, and so is everything under a multiprocessing context that is
     none of Python's three, and on systems other than Linux.
 
+    Args:
+        seed: the base seed that every sample's random state follows from; drawn from torch's generator, as
+            torch does, if left out. See docs/reproducibility.md.
+        seeding: "sample", a random state for each sample; or "worker", torch's scheme of one for each worker.
+        on_error: what becomes of a bad sample: "raise" it; "skip", leave it out of its batch; or "replace" it
+            by another one of the dataset. See docs/faults.md.
+        max_errors: how many bad samples end the run with `TooManyErrorsError`: a number, or a share of the
+            samples (a float below 1).
+        errors_file: append every bad sample to this file, as a line of JSON.
+        none_is_error: whether a sample that is None is bad; left out, if `on_error` isn't "raise".
+        max_retries: how many workers one sample may kill before it is bad.
+        sample_timeout: how many seconds a sample may take in a worker before it is bad.
+
     Raises:
         StateError: by `load_state_dict`, and by the next ``iter()``, if the state isn't this loader's.
         ClosedError: by ``iter()`` after `close`, and by ``next()`` on an iterator that was closed.
@@ -182,7 +195,7 @@ class DataLoader(TorchDataLoader[T]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, to go on from there later, in another process too; see docs/resume.md.
+        """Where the loader stands, to go on from there, in another process too: docs/reproducibility.md.
 
         It may be called at any moment, and describes the batches that were handed over. It is plain (JSON
         takes it, but for what samplers and datasets tell by a ``state_dict`` of their own) and small.
