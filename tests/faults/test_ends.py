@@ -88,7 +88,7 @@ def run() -> Iterator[type[Program]]:
     [
         pytest.param(signal.SIGINT, "in the step", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "in next()", marks=pytest.mark.slow),
-        (signal.SIGTERM, "in the step"),
+        pytest.param(signal.SIGTERM, "in the step", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "in next()", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "in the step", marks=pytest.mark.slow),
         (signal.SIGKILL, "in next()"),
