@@ -215,7 +215,7 @@ class Session:
 
     @property
     def processes(self) -> list[Any]:
-        return list(self._backend.processes())
+        return [] if self._backend is None else list(self._backend.processes())
 
     @property
     def base_seed(self) -> int:

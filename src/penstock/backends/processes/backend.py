@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.process
 import os
 import select
 import selectors
@@ -130,6 +131,8 @@ class ProcessesBackend(Backend):
             daemon=True,
         )
         process.start()
+        # a process that the user forks from this one would, at its exit, end what it finds there
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         return process
 
     def _start_worker(self, control: socket.socket, number: int) -> None:
@@ -289,7 +292,9 @@ class ProcessesBackend(Backend):
         self.require_open()
         self._send()
         events: list[Event] = self._on_control(0) if self._unread else []
-        for key, mask in self._selector.select(0 if events else timeout):
+        ready = self._selector.select(0 if events else timeout)
+        self.require_open()  # the interpreter's exit closes what a daemon thread waits for
+        for key, mask in ready:
             events += key.data(mask)
         self._crew.hand_out(in_advance=self._crew.all_run)
         self._send()
