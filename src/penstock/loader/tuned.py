@@ -38,6 +38,8 @@ class Tuned:
         try:
             batch = next(self._engine)
         except StopIteration:
+            if self._passing is not None:  # however few batches an epoch has, the next one is measured
+                self._meter = Meter(self._session.workers, self._totals())
             self._controller.meter = self._meter
             raise
         wait, hand = clock() - asked, cpu() - computed
@@ -74,7 +76,7 @@ class Tuned:
         elif self._passing > 0:
             self._passing -= 1
         else:
-            self._meter = Meter(self._session.workers, self._totals())
+            self._meter, self._passing = Meter(self._session.workers, self._totals()), None
 
     def _begin(self) -> None:
         """All run: go on with what the last epoch left, or wait for what was asked of those before."""
