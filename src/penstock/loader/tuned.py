@@ -26,7 +26,8 @@ class Tuned:
         self._engine, self._session, self._recorder = engine, session, recorder
         self._controller = controller
         self._left: float | None = None
-        self._rest()
+        self._meter: Meter | None = None
+        self._passing: int | None = None
         self._carried, controller.meter = controller.meter, None
 
     def __next__(self) -> Any:
@@ -54,8 +55,7 @@ class Tuned:
 
     def _rest(self) -> None:
         """Measure nothing until all workers run and what was asked of those before is handed over."""
-        self._meter: Meter | None = None
-        self._passing: int | None = None
+        self._meter = self._passing = None
 
     def _take_in(self, wait: float, step: float, hand: float) -> None:
         if self._controller.workers != self._session.workers:  # another iterator's decision, it may be
