@@ -17,6 +17,8 @@ from penstock.loader import DataLoader
 
 TOLERANCE = 0.05
 """More workers are worth it if they make the loop faster by more than this share."""
+DOUBT = 0.15
+"""No workers are tried if the figures let expect that they are slower by no more than this share."""
 WAITS = 0.1
 """Batches further ahead are tried if the loop waits for a larger share of its time."""
 MOST_AHEAD = 8
@@ -164,8 +166,8 @@ class _Bench:
         loader, one = self._loader, self._trials[1]
         if loader.worker_init_fn is not None or loader.timeout or loader._policy.sample_timeout is not None:
             return False
-        step = (1 - one.waiting) / one.batches_per_s
-        return bool(step + one.work_s <= (1 + TOLERANCE) * self.best())
+        step = min((1 - trial.waiting) / trial.batches_per_s for trial in self._all)
+        return bool(step + one.work_s <= (1 + DOUBT) * self.best())
 
     def settings(self) -> Settings:
         """What the trials come to."""

@@ -26,7 +26,8 @@ class Tuned:
         self._engine, self._session, self._recorder = engine, session, recorder
         self._controller = controller
         self._left: float | None = None
-        self._rest()
+        self._meter: Meter | None = None
+        self._passing: int | None = None
         self._carried, controller.meter = controller.meter, None
 
     def __next__(self) -> Any:
@@ -38,6 +39,8 @@ class Tuned:
         try:
             batch = next(self._engine)
         except StopIteration:
+            if self._passing is not None:  # however few batches an epoch has, the next one is measured
+                self._meter = Meter(self._session.workers, self._totals())
             self._controller.meter = self._meter
             raise
         wait, hand = clock() - asked, cpu() - computed
@@ -52,8 +55,7 @@ class Tuned:
 
     def _rest(self) -> None:
         """Measure nothing until all workers run and what was asked of those before is handed over."""
-        self._meter: Meter | None = None
-        self._passing: int | None = None
+        self._meter = self._passing = None
 
     def _take_in(self, wait: float, step: float, hand: float) -> None:
         if self._controller.workers != self._session.workers:  # another iterator's decision, it may be
@@ -74,7 +76,7 @@ class Tuned:
         elif self._passing > 0:
             self._passing -= 1
         else:
-            self._meter = Meter(self._session.workers, self._totals())
+            self._meter, self._passing = Meter(self._session.workers, self._totals()), None
 
     def _begin(self) -> None:
         """All run: go on with what the last epoch left, or wait for what was asked of those before."""
