@@ -36,7 +36,6 @@ LAYERS: dict[str, int] = {
     "backends": 3,
     "engine": 4,
     "resume": 4,
-    "watch": 4,
     "loader": 5,
     "demo": 6,
     "profile": 6,
@@ -48,7 +47,7 @@ LAYERS: dict[str, int] = {
     "__main__": 8,
 }
 """By room: the first part of a module's name after ``penstock``."""
-SAME_LAYER = {("collate", "arena"), ("engine", "watch"), ("bad", "policy"), ("cli", "integrations")}
+SAME_LAYER = {("collate", "arena"), ("bad", "policy"), ("cli", "integrations")}
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
 PUBLIC = {"penstock", "penstock.fetch"}
 """All that the rooms of layer 6 see of the layers below."""

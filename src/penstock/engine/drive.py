@@ -12,127 +12,24 @@ when the last tensor of it dies.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import signal
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
-
-import numpy as np
+from typing import Any, NoReturn
 
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
-from penstock.bad import BadSample, ErrorBook, describe
-from penstock.collate import batch_of_rows, batch_of_some_rows, unpack
-from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand, WorkerDiedError, annotate
-from penstock.fetch import Block, Direct, Exhausted, Failed, LeftOut, NotRegular, Outcome, Rows
-from penstock.machine import memory_kills
-from penstock.plan import Course, Task, Window, parts_for, split, window
-from penstock.policy import Deaths, Policy
+from penstock.engine.batch import Batch
+from penstock.engine.epoch import Epoch
+from penstock.engine.handover import Handed, failure, hand_over
+from penstock.engine.recovery import Recovery
+from penstock.engine.watch import Watch
+from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand
+from penstock.fetch import Exhausted, Failed
+from penstock.plan import Task, Window, parts_for, split, window
 from penstock.stats import Recorder
-from penstock.streams import Standing
-from penstock.watch import Watch
 
 _log = logging.getLogger("penstock")
-
-
-@dataclass(slots=True)
-class _Batch:
-    """A batch in the making."""
-
-    number: int
-    indices: tuple[Any, ...]
-    slot: int
-    rows: bool
-    worker: int | None
-    iterable: bool
-    left: int = 0
-    samples: int = 0
-    bad: list[BadSample] = field(default_factory=list)
-    standing: Standing | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return self.left == 0
-
-    def sample(self, position: int) -> SampleInHand:
-        if self.iterable:
-            return SampleInHand(self.number, position, self.worker)
-        return SampleInHand(self.number, self.indices[position])
-
-    def failure(self) -> Failed | None:
-        """Of several, the one of the first sample, whichever came first."""
-        failed = [o for o in self.outcomes if isinstance(o, Failed)]
-        last = len(self.indices)
-        return min(failed, key=lambda f: last if f.position is None else f.position, default=None)
-
-    def left_out(self) -> bool:
-        """Whether all its samples were bad."""
-        return bool(self.outcomes) and all(isinstance(o, LeftOut) for o in self.outcomes)
-
-    def rows_left_out(self) -> set[int]:
-        return {row for o in self.outcomes if isinstance(o, Rows | LeftOut) for row in o.left_out}
-
-    def irregular(self) -> bool:
-        """Whether its parts don't make one batch of rows."""
-        if any(isinstance(o, NotRegular) for o in self.outcomes):
-            return True
-        specs = [o.spec for o in self.outcomes if isinstance(o, Rows)]
-        return any(spec is not specs[0] and spec != specs[0] for spec in specs)
-
-
-class Batches(Protocol):
-    """What is asked for an epoch's batches.
-
-    Attributes:
-        turn: the worker that makes the first, where it matters who does.
-        standings: of an iterable dataset, from where the workers' iterators go on, if not from the start.
-    """
-
-    @property
-    def turn(self) -> int: ...
-    @property
-    def standings(self) -> Mapping[int, Standing]: ...
-    def __next__(self) -> tuple[int, tuple[Any, ...]]: ...
-    def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What an epoch is made of.
-
-    Attributes:
-        batches: the number and the indices of each batch, in order; may be endless. It is told what was
-            handed over, be it as an exception, and how the worker's iterator stood then.
-        ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
-            makes each only when it is asked for.
-        rows, splittable: what the recipe allows (`fetch.Recipe`).
-        course: what its tasks have in common.
-        by_turns: the workers make one batch each, by turns, as it matters which worker makes it.
-        iterable: that is since each has an iterator, which ends by itself.
-        timeout: seconds to wait for a batch; 0 for ever.
-        in_order: hand batches over in their order, or as they are done.
-        policy: what is done about faults.
-        book: what is told of bad samples.
-        dataset: to tell the path of a bad sample.
-    """
-
-    batches: Batches
-    ahead: int
-    rows: bool
-    splittable: bool
-    course: Course
-    by_turns: bool
-    iterable: bool
-    timeout: float
-    in_order: bool
-    policy: Policy
-    book: ErrorBook
-    dataset: Any
 
 
 class Engine:
@@ -141,10 +38,9 @@ class Engine:
     def __init__(self, epoch: Epoch, backend: Backend, arena: Arena, recorder: Recorder) -> None:
         self._epoch, self._backend, self._arena = epoch, backend, arena
         self._recorder = recorder
-        self._making: dict[int, _Batch] = {}
+        self._making: dict[int, Batch] = {}
         self._watch = Watch(backend, epoch.policy.sample_timeout)
-        self._deaths = Deaths(epoch.policy)
-        self._memory_kills = memory_kills()
+        self._recovery = Recovery(epoch, self._watch)
         self._standings = dict(epoch.batches.standings)
         self._turns = deque(range(backend.workers if epoch.by_turns else 0))
         self._turns.rotate(-epoch.batches.turn)
@@ -166,16 +62,28 @@ class Engine:
             batch = self._next_complete()
         del self._making[batch.number]
         self._tell(batch)
-        result, nbytes, copied = self._assemble(batch)
-        self._recorder.batch_out(batch.samples, since, nbytes, copied)
+        handed = self._hand_over(batch)
+        self._recorder.batch_out(batch.samples, since, handed.nbytes, handed.copied)
         wanted = self._window()
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
             self._backend.flush()
         self._handed_over(batch)
-        return result
+        return handed.result
 
-    def _discard(self, batch: _Batch) -> None:
+    def _hand_over(self, batch: Batch) -> Handed:
+        error = failure(batch)
+        if error is None:
+            return hand_over(batch, self._arena, max(1, self._window().high - len(self._making)))
+        self._arena.release(batch.slot)
+        self._handed_over(batch)
+        batch.outcomes.clear()
+        try:
+            raise self._on_purpose(error)
+        finally:
+            del error  # its traceback leads here: no cycle that would keep the iterator alive
+
+    def _discard(self, batch: Batch) -> None:
         """A batch without a single good sample is left out."""
         del self._making[batch.number]
         self._recorder.batch_left_out()
@@ -184,7 +92,7 @@ class Engine:
         self._handed_over(batch)
         self._fill(self._window().high)
 
-    def _tell(self, batch: _Batch) -> None:
+    def _tell(self, batch: Batch) -> None:
         try:
             self._epoch.book.add(sorted(batch.bad, key=lambda bad: bad.position), batch.samples)
         except BaseException:
@@ -246,7 +154,7 @@ class Engine:
             if numbered is None:
                 self._arena.release(slot)
                 return
-            batch = _Batch(*numbered, slot, self._rows, self._next_worker(), self._epoch.iterable)
+            batch = Batch(*numbered, slot, self._rows, self._next_worker(), self._epoch.iterable)
             self._making[batch.number] = batch
             self._submit(batch)
 
@@ -268,10 +176,10 @@ class Engine:
         self._turns.rotate(-1)
         return self._turns[-1]
 
-    def _handed_over(self, batch: _Batch) -> None:
+    def _handed_over(self, batch: Batch) -> None:
         self._epoch.batches.handed_over(batch.number, batch.worker, batch.standing)
 
-    def _on_exhausted(self, batch: _Batch) -> None:
+    def _on_exhausted(self, batch: Batch) -> None:
         """A worker's iterator has ended: the other workers go on."""
         if batch.worker is not None and batch.worker in self._turns:
             self._turns.remove(batch.worker)
@@ -280,7 +188,7 @@ class Engine:
         self._arena.release(batch.slot)
         self._fill(self._window().high)
 
-    def _submit(self, batch: _Batch) -> None:
+    def _submit(self, batch: Batch) -> None:
         size = len(batch.indices)
         split_it = batch.rows and self._epoch.splittable
         cost = self._recorder.sample_cost()
@@ -303,7 +211,7 @@ class Engine:
                 batch.outcomes.append(Failed(error, None, ""))
                 batch.left -= 1
 
-    def _submit_collated(self, batch: _Batch) -> None:
+    def _submit_collated(self, batch: Batch) -> None:
         """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
         self._rows = batch.rows = False
         batch.outcomes.clear()
@@ -320,7 +228,7 @@ class Engine:
 
     # -- waiting ---------------------------------------------------------------------------------
 
-    def _next_complete(self) -> _Batch:
+    def _next_complete(self) -> Batch:
         deadline = self._deadline()
         while (batch := self._first_complete()) is None:
             if not self._making:
@@ -339,7 +247,7 @@ class Engine:
     def _deadline(self) -> float | None:
         return time.monotonic() + self._epoch.timeout if self._epoch.timeout else None
 
-    def _first_complete(self) -> _Batch | None:
+    def _first_complete(self) -> Batch | None:
         for batch in self._making.values():
             if batch.complete:
                 return batch
@@ -352,7 +260,7 @@ class Engine:
             self._on_death(event)
             return
         timing = event.timing
-        self._deaths.forget(event.worker)
+        self._recovery.alive(event.worker)
         self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
@@ -372,42 +280,21 @@ class Engine:
                 batch.outcomes = [Failed(error, None, "")]
 
     def _on_death(self, event: Died) -> None:
-        """Have another take its place, and the lost tasks run again: they give the same batches.
-
-        A sample that keeps killing its worker has failed like one that raises; workers that die without
-        being on a sample, and a template, end the epoch.
-        """
-        late = self._watch.cause_of(event.pid)
-        error = late or self._death(event)
-        sample = event.sample
-        culprit = (event.worker, sample) if self._epoch.iterable else sample
-        hopeless = self._deaths.add(event.worker if sample is None else culprit)
-        hopeless |= late is not None and sample is not None
-        if event.worker is None or (hopeless and (sample is None or self._epoch.iterable)):
-            raise error
-        _log.warning("%s Another worker takes its place.", str(error))  # a kept record keeps no traceback
+        """Have another take its place, and the lost tasks run again."""
+        verdict = self._recovery.judge(event, self._name)
+        if verdict.fatal or event.worker is None:
+            raise verdict.error
+        # its text alone: a record that somebody keeps would keep the traceback
+        _log.warning("%s Another worker takes its place.", str(verdict.error))
         self._recorder.worker_replaced()
         self._backend.replace(event.worker, self._epoch.course, self._standings.get(event.worker))
-        for task in event.lost:
-            batch = self._making[task.batch]
-            killer = hopeless and sample is not None and task.holds(*sample)
-            if killer and not self._epoch.policy.tolerant:
-                batch.outcomes.append(Failed(error, sample[1] if sample else None, ""))
+        for lost in event.lost:
+            batch = self._making[lost.batch]
+            task = self._recovery.settle(lost, batch, verdict, event.worker)
+            if task is None:
                 batch.left -= 1
-                continue
-            if killer and sample is not None:
-                index = batch.indices[sample[1]]
-                bad = describe(error, self._epoch.dataset, *sample, index, self._epoch.course.epoch)
-                batch.bad.append(dataclasses.replace(bad, worker=event.worker))
-                task = dataclasses.replace(task, bad=(*task.bad, sample[1]))
-            self._backend.submit(task, batch.slot)
-
-    def _death(self, event: Died) -> WorkerDiedError:
-        kills, self._memory_kills = self._memory_kills, memory_kills()
-        told = kills is not None and self._memory_kills is not None and event.exitcode == -signal.SIGKILL
-        for_memory = self._memory_kills != kills if told else None
-        sample = self._name(event.sample)
-        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample, for_memory)
+            else:
+                self._backend.submit(task, batch.slot)
 
     def _name(self, place: tuple[int, int] | None) -> SampleInHand | None:
         """The sample at (batch, position), with its index."""
@@ -423,54 +310,3 @@ class Engine:
             f"worker {b.worker}: {self._backend.stack(b.worker)}" for b in workers if b.pid and b.sample
         ]
         raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy, stacks))
-
-    # -- handing over ----------------------------------------------------------------------------
-
-    def _assemble(self, batch: _Batch) -> tuple[Any, int, bool]:
-        """(the batch, its bytes in shared memory, whether it was copied out of there)."""
-        failed = batch.failure()
-        outcome = failed or next(o for o in batch.outcomes if not isinstance(o, LeftOut))
-        if isinstance(outcome, Failed):
-            self._arena.release(batch.slot)
-            self._handed_over(batch)
-            raise self._on_purpose(self._described(batch, outcome))
-        if isinstance(outcome, Direct):
-            self._arena.release(batch.slot)
-            return outcome.batch, 0, False
-        if isinstance(outcome, Rows):
-            nbytes = outcome.spec.layout(outcome.rows)[1]
-            if left_out := batch.rows_left_out():
-                return self._compacted(batch.slot, outcome, left_out), nbytes, True
-            block, copied = self._take(batch.slot, nbytes)
-            return batch_of_rows(block, outcome.spec, outcome.rows), nbytes, copied
-        assert isinstance(outcome, Block)
-        block, copied = self._take(batch.slot, outcome.nbytes)
-        return unpack(block, outcome.start), outcome.nbytes, copied
-
-    def _compacted(self, slot: int, rows: Rows, left_out: set[int]) -> Any:
-        """Without the rows of bad samples."""
-        kept = [row for row in range(rows.rows) if row not in left_out]
-        block = self._arena.memory.slot(slot, rows.spec.layout(rows.rows)[1])
-        result = batch_of_some_rows(block, rows.spec, rows.rows, kept)
-        self._arena.release(slot)
-        return result
-
-    def _take(self, slot: int, nbytes: int) -> tuple[Any, bool]:
-        """The bytes of a batch: in its slot, as long as enough slots remain for those to come."""
-        if nbytes == 0:
-            self._arena.release(slot)
-            return np.empty(0, np.uint8), False
-        if self._arena.room() >= max(1, self._window().high - len(self._making)):
-            return self._arena.lease(slot, nbytes), False
-        return self._arena.take_copy(slot, nbytes), True
-
-    def _described(self, batch: _Batch, failed: Failed) -> BaseException:
-        if failed.position is None:
-            annotate(failed.error, f"in making batch {batch.number}")
-        else:
-            annotate(failed.error, str(batch.sample(failed.position)))
-        if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
-            stopped = RuntimeError("collate_fn raised StopIteration")
-            stopped.__cause__ = failed.error
-            return stopped
-        return failed.error

@@ -1,0 +1,57 @@
+"""A batch in the making: what was asked of the workers for it, and what came back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.bad import BadSample
+from penstock.errors import SampleInHand
+from penstock.fetch import Failed, LeftOut, NotRegular, Outcome, Rows
+from penstock.streams import Standing
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch in the making."""
+
+    number: int
+    indices: tuple[Any, ...]
+    slot: int
+    rows: bool
+    worker: int | None
+    iterable: bool
+    left: int = 0
+    samples: int = 0
+    bad: list[BadSample] = field(default_factory=list)
+    standing: Standing | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return self.left == 0
+
+    def sample(self, position: int) -> SampleInHand:
+        if self.iterable:
+            return SampleInHand(self.number, position, self.worker)
+        return SampleInHand(self.number, self.indices[position])
+
+    def failure(self) -> Failed | None:
+        """Of several, the one of the first sample, whichever came first."""
+        failed = [o for o in self.outcomes if isinstance(o, Failed)]
+        last = len(self.indices)
+        return min(failed, key=lambda f: last if f.position is None else f.position, default=None)
+
+    def left_out(self) -> bool:
+        """Whether all its samples were bad."""
+        return bool(self.outcomes) and all(isinstance(o, LeftOut) for o in self.outcomes)
+
+    def rows_left_out(self) -> set[int]:
+        return {row for o in self.outcomes if isinstance(o, Rows | LeftOut) for row in o.left_out}
+
+    def irregular(self) -> bool:
+        """Whether its parts don't make one batch of rows."""
+        if any(isinstance(o, NotRegular) for o in self.outcomes):
+            return True
+        specs = [o.spec for o in self.outcomes if isinstance(o, Rows)]
+        return any(spec is not specs[0] and spec != specs[0] for spec in specs)
