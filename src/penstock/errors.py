@@ -9,6 +9,7 @@
     ├── TooManyErrorsError      more samples were bad than ``max_errors`` allows        (RuntimeError)
     ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
     ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
+    ├── NotRepeatableError      no part of a dataset's samples is the same every time   (ValueError)
     ├── StateError              a saved state doesn't fit the loader that is to go on    (ValueError)
     └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
 
@@ -29,6 +30,7 @@ __all__ = [
     "BatchTooLargeError",
     "ClosedError",
     "DatasetNotSendableError",
+    "NotRepeatableError",
     "PenstockError",
     "SampleInHand",
     "SampleTimeoutError",
@@ -210,6 +212,16 @@ class BatchNotSendableError(PenstockError, TypeError):
             f"a batch of type {type_name} can't be sent to the main process: {reason}. "
             f"Return tensors, arrays, numbers, strings or picklable objects from the dataset and "
             f"from collate_fn, or use num_workers=0."
+        )
+
+
+class NotRepeatableError(PenstockError, ValueError):
+    """No part of a dataset's samples is the same every time, or not the part that was asked for."""
+
+    def __init__(self, dataset: str, reason: str) -> None:
+        super().__init__(
+            f"nothing of {dataset} can be kept: {reason} What is kept has to be the same every time: draw "
+            f"random numbers in a transform, after everything that is worth keeping."
         )
 
 

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "streams": 1,
     "indices": 2,
     "fetch": 2,
+    "pipeline": 2,
     "backends": 3,
     "engine": 4,
     "resume": 4,
@@ -49,7 +50,7 @@ LAYERS: dict[str, int] = {
 """By room: the first part of a module's name after ``penstock``."""
 SAME_LAYER = {("collate", "arena"), ("bad", "policy"), ("cli", "integrations")}
 """The orders allowed inside a layer; but for the inside of a room, and the backends' base."""
-PUBLIC = {"penstock", "penstock.fetch"}
+PUBLIC = {"penstock", "penstock.fetch", "penstock.pipeline"}
 """All that the rooms of layer 6 see of the layers below."""
 
 
