@@ -115,8 +115,8 @@ def _of_samples(m: Measurement, samples: Samples, cause: Cause) -> Iterator[str]
     elif cause is Cause.THREADS:
         yield (
             f"{share(figures.threads_share(samples))} of a sample's CPU time is spent in other threads than "
-            f"the worker's own: {count(max(1, m.setting.num_workers), 'worker')} of several threads each share "
-            f"{count(m.machine.cores, 'core')}."
+            f"the worker's own: {count(max(1, m.setting.num_workers), 'worker')} of several threads each "
+            f"share {count(m.machine.cores, 'core')}."
         )
     else:
         yield from _most_expensive(samples)
