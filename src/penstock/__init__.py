@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from penstock.distributed import DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.profiling import Report, profile
 
 __all__ = [
     "BadSample",
@@ -38,6 +39,7 @@ __all__ = [
     "DatasetNotSendableError",
     "DistributedSampler",
     "PenstockError",
+    "Report",
     "SampleTimeoutError",
     "StateError",
     "Stats",
@@ -46,6 +48,7 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "profile",
     "upgrade",
 ]
 
@@ -53,6 +56,8 @@ _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
     "DistributedSampler": "penstock.distributed",
+    "Report": "penstock.profiling",
+    "profile": "penstock.profiling",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

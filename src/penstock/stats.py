@@ -18,8 +18,8 @@ observers: list[Callable[[float], None]] = []
 
 
 task_observers: list[Callable[[int, int, float, float, float], None]] = []
-"""Each is told of every task that is done for this process: the worker's number, how many samples it made, when
-it ended by ``time.perf_counter``, and the seconds that it took in ``dataset[i]`` and in collating."""
+"""Each is told of every task that is done for this process: the worker's number, how many samples it made,
+when it ended by ``time.perf_counter``, and the seconds that it took in ``dataset[i]`` and in collating."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,12 +68,12 @@ def test_a_number_between_two_measured_ones_lies_between() -> None:
 
 def test_a_cache_spares_all_up_to_its_place() -> None:
     m = with_parts(
-        measured(workers=1, sample=0.010001, step=0.0), decode=0.006, Resize=0.002, RandomCrop=0.002
+        measured(workers=1, sample=0.01002, step=0.0), decode=0.006, Resize=0.002, RandomCrop=0.002
     )
-    assert predict(m, cache_after="decode").samples_per_s == pytest.approx(1 / 0.004, rel=0.01)
-    assert predict(m, cache_after="Resize").samples_per_s == pytest.approx(1 / 0.002, rel=0.01)
+    assert predict(m, cache_after="decode").samples_per_s == pytest.approx(1 / 0.004, rel=0.02)
+    assert predict(m, cache_after="Resize").samples_per_s == pytest.approx(1 / 0.002, rel=0.02)
     assert predict(m, cache_after="Resize").memory_bytes >= 10_000 * 500
-    assert predict(m, num_workers=4, cache_after="Resize").samples_per_s == pytest.approx(4 / 0.002, rel=0.01)
+    assert predict(m, num_workers=4, cache_after="Resize").samples_per_s == pytest.approx(4 / 0.002, rel=0.02)
 
 
 def test_a_cache_frees_from_the_source() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from penstock.profiling import figures
 from penstock.profiling.data import Measurement, Part
 from penstock.profiling.diagnose import ENOUGH, Cause
-from penstock.profiling.predict import Prediction, predict
+from penstock.profiling.predict import CACHE_SAMPLE_S, Prediction, predict
 
 WORTH = 1.05
 """A change that brings less than this factor isn't advised."""
@@ -41,7 +41,7 @@ def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
 
 def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
     setting = m.setting
-    if cause is Cause.CHEAP:
+    if cause is Cause.CHEAP and setting.num_workers:
         yield _with(m, 0, "the loop's own process makes a batch sooner than a worker hands it over")
     if cause is Cause.STARTUP:
         if setting.num_workers and not setting.persistent_workers:
@@ -134,7 +134,7 @@ def _caches(m: Measurement) -> Iterator[Advice]:
 
 def _cache_after(m: Measurement, part: Part) -> Advice | None:
     expected = _try(m, cache_after=part.name)
-    if expected is None or expected.low < WORTH * figures.samples_per_s(m):
+    if expected is None or part.wall_s < CACHE_SAMPLE_S or expected.low < WORTH * figures.samples_per_s(m):
         return None
     if expected.memory_bytes > 0.5 * m.machine.memory_bytes:
         return None

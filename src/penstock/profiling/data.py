@@ -34,6 +34,8 @@ class Setting:
     epoch_batches: int | None = None
     """Batches of an epoch, where that is known."""
     dataset_size: int | None = None
+    has_step: bool = True
+    """False where nothing is done with the batches on purpose."""
     where: str = ""
     """The file and line of the loop, where a script was profiled."""
 

@@ -9,6 +9,8 @@ from penstock.profiling.data import Measurement, Samples
 
 ENOUGH = 0.05
 """A loop that waits less than this share of its time is held back by its steps."""
+CHEAP_S = 0.005
+"""A batch that takes less is made while a worker would still be woken up."""
 
 
 class Cause(enum.Enum):
@@ -58,14 +60,18 @@ def _of_loading(m: Measurement) -> Cause:
 def workers_only_cost(m: Measurement) -> bool:
     """Whether the loop's own process makes samples faster than any number of workers that was tried.
 
-    And, as workers might still free it for its steps, whether it would be no slower in the loop.
+    And as handing over takes its time, not since something else has the cores; and as workers might still
+    free it for its steps, whether it would be no slower in the loop.
     """
     pooled = [trial.samples_per_s for n, trial in figures.trials_of(m).items() if n > 0]
-    inline = figures.inline_rate(m)
-    if not m.setting.num_workers or not pooled or inline is None or inline < max(pooled):
+    inline, handover = figures.inline_rate(m), figures.handover_s(m)
+    if not pooled or inline is None or handover is None or inline < max(pooled):
         return False
-    in_loop = figures.batch_size(m) / (figures.step_s(m) + figures.batch_size(m) / inline)
-    return in_loop >= 0.97 * figures.samples_per_s(m)
+    cost, b = figures.sample_cpu_s(m), figures.batch_size(m)
+    if handover < 0.3 * cost and b * cost > CHEAP_S:
+        return False
+    in_loop = b / (figures.step_s(m) + b / inline)
+    return in_loop >= 0.97 * figures.samples_per_s(m) or m.setting.num_workers == 0
 
 
 def has_outliers(samples: Samples) -> bool:

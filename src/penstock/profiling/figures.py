@@ -33,6 +33,8 @@ def batch_size(m: Measurement) -> float:
 
 def step_s(m: Measurement) -> float:
     """A step when data is free; as measured in the loop where there is no ceiling."""
+    if not m.setting.has_step:
+        return 0.0
     return m.ceiling.batch_s if m.ceiling is not None else mean(m.loop.steps)
 
 
@@ -54,7 +56,7 @@ def lost_share(m: Measurement) -> float:
 
 def has_step(m: Measurement) -> bool:
     """Whether the loop does anything with a batch that is worth the name."""
-    return step_s(m) > 0.02 * period(m.loop) and step_s(m) > 50e-6
+    return m.setting.has_step and step_s(m) > 0.05 * period(m.loop) and step_s(m) > 20e-6
 
 
 def startup_s(m: Measurement) -> float:
@@ -121,7 +123,16 @@ def inline_rate(m: Measurement) -> float | None:
         return trial.samples_per_s
     if m.samples is None:
         return None
-    return 1 / (alone_s(m.samples) + m.samples.collate_s)
+    return 1 / (m.samples.wall_s + m.samples.collate_s)
+
+
+def handover_s(m: Measurement) -> float | None:
+    """CPU time by which workers make a sample dearer than it is without them: the hand-off, at both ends."""
+    trials = [trial for n, trial in trials_of(m).items() if n > 0]
+    alone = sample_cpu_s(m)
+    if not trials or m.samples is None:
+        return None
+    return max(0.0, min(trial.cpu_s + trial.main_cpu_s / trial.batch_size for trial in trials) - alone)
 
 
 def plateau(m: Measurement) -> float | None:

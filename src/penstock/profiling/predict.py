@@ -19,7 +19,8 @@ order is the lower end of the interval."""
 MODEL_ERROR = 0.08
 BEYOND_MEASURED = 0.12
 CACHE_BYTES_PER_S = 2e9
-"""At which a cached sample is read."""
+CACHE_SAMPLE_S = 1e-5
+"""What it takes to read a cached sample: its bytes, and something for itself."""
 SIZES = {
     "uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2, "int16": 2,
     "float32": 4, "int32": 4, "float64": 8, "int64": 8,
@@ -162,7 +163,7 @@ def _saving(m: Measurement, cache_after: str | None, dtype: str | None) -> _Savi
     if cache_after is not None:
         before = prefix(m, cache_after)
         nbytes_there = before[-1].nbytes or nbytes
-        load = nbytes_there / CACHE_BYTES_PER_S
+        load = CACHE_SAMPLE_S + nbytes_there / CACHE_BYTES_PER_S
         wall, cpu = sum(p.wall_s for p in before) - load, sum(p.cpu_s for p in before) - load
         cached, reads = nbytes_there * (m.setting.dataset_size or 0), False
     if dtype is not None:

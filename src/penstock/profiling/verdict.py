@@ -151,6 +151,8 @@ def _what_to_do(m: Measurement, cause: Cause, advice: tuple[Advice, ...]) -> Ite
         return
     for place, each in enumerate(advice[:2]):
         yield f"{'Or' if place else 'Best'}: {each.setting}{_promise(m, each)}."
+    if not advice and cause is Cause.CHEAP:
+        yield "num_workers=0 is right."
     if not advice and cause is Cause.CPU:
         yield (
             f"With {count(m.setting.num_workers, 'worker')} on {count(m.machine.cores, 'core')} there is no "
