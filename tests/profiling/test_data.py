@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from penstock.profiling.data import Level, Line, Span, from_plain, to_plain
-from penstock.profiling.predict import Prediction
-from penstock.profiling.report import Checked, Report
+from penstock.profiling.predict import Checked, Prediction
+from penstock.profiling.report import Report
 from tests.profiling.made import SLOW, Measurement, measured, with_parts
 
 

@@ -60,6 +60,7 @@ PUBLIC = {
     "penstock.pipeline",
     "penstock.pipeline.compositions",
     "penstock.pipeline.sites",
+    "penstock.pipeline.study",
     "penstock.stats",
 }
 """All that the rooms of layer 6 see of the layers below."""

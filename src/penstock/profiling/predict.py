@@ -45,6 +45,16 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """An advice that was followed: what it promised, and what came of it."""
+
+    setting: str
+    predicted: Prediction
+    samples_per_s: float
+    stall: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Saving:
     """What a change takes off a sample's cost."""
 

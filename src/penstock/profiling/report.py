@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from penstock.profiling import figures
 from penstock.profiling.data import VERSION, Measurement, from_plain, to_plain
-from penstock.profiling.predict import Prediction, predict
+from penstock.profiling.predict import Checked, Prediction, predict
 from penstock.profiling.verdict import Verdict, judge
 
 FilePath = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """An advice that was followed: what it promised, and what came of it."""
-
-    setting: str
-    predicted: Prediction
-    samples_per_s: float
-    stall: float
 
 
 class Report:
@@ -124,7 +113,7 @@ class Report:
         """
         from penstock.profiling.render.html import page
 
-        Path(path).write_text(page(self), encoding="utf-8")
+        Path(path).write_text(page(self.to_dict(), self.data, self.verdict, self.checked), encoding="utf-8")
 
     def trace(self, path: FilePath) -> None:
         """Write the time line for chrome://tracing and Perfetto."""
@@ -135,9 +124,9 @@ class Report:
     def __str__(self) -> str:
         from penstock.profiling.render.terminal import as_text
 
-        return as_text(self)
+        return as_text(self.data, self.verdict, self.checked)
 
     def __rich__(self) -> Any:
         from penstock.profiling.render.terminal import view
 
-        return view(self)
+        return view(self.data, self.verdict, self.checked)

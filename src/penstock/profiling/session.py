@@ -17,7 +17,8 @@ from penstock.profiling.measure import (
     require_loader,
     setting_of,
 )
-from penstock.profiling.report import Checked, Report
+from penstock.profiling.predict import Checked
+from penstock.profiling.report import Report
 from penstock.profiling.watching import Limits
 
 

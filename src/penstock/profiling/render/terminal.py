@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -14,37 +13,34 @@ from rich.text import Text
 
 from penstock.profiling import figures
 from penstock.profiling.data import Measurement, Samples
+from penstock.profiling.predict import Checked, predict
+from penstock.profiling.verdict import Verdict
 from penstock.profiling.words import duration, rate, share, size
-
-if TYPE_CHECKING:
-    from penstock.profiling.report import Report
 
 WIDTH = 100
 
 
-def view(report: Report) -> RenderableType:
+def view(m: Measurement, verdict: Verdict, checked: Checked | None) -> RenderableType:
     """The verdict, the figures under it, and what to change."""
-    return Group(*_sections(report))
+    return Group(*_sections(m, verdict, checked))
 
 
-def as_text(report: Report) -> str:
+def as_text(m: Measurement, verdict: Verdict, checked: Checked | None) -> str:
     """The same as plain text."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
-    console.print(view(report), highlight=False)
+    console.print(view(m, verdict, checked), highlight=False)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def _sections(report: Report) -> Iterator[RenderableType]:
-    m, verdict = report.data, report.verdict
+def _sections(m: Measurement, verdict: Verdict, checked: Checked | None) -> Iterator[RenderableType]:
     where = f" {m.setting.where}" if m.setting.where else ""
     yield Text(f"{m.setting.dataset}, num_workers={m.setting.num_workers}{where}", style="dim")
     yield Text(verdict.text, style="bold")
     if verdict.advice:
         yield Text("\nWhat to change")
-        yield Padding(_advice(report), (0, 0, 0, 2))
-    if report.checked is not None:
-        checked = report.checked
+        yield Padding(_advice(verdict), (0, 0, 0, 2))
+    if checked is not None:
         yield Text(
             f"\nChecked with {checked.setting}: {rate(checked.samples_per_s)} samples/s "
             f"(predicted {rate(checked.predicted.samples_per_s)}), waits {share(checked.stall)} of the time "
@@ -57,7 +53,7 @@ def _sections(report: Report) -> Iterator[RenderableType]:
         yield from _of_samples(m.samples)
     if m.trials:
         yield Text("\nWorkers")
-        yield Padding(_workers(m, report), (0, 0, 0, 2))
+        yield Padding(_workers(m), (0, 0, 0, 2))
     for problem in m.problems:
         yield Text(f"Not measured: {problem}", style="yellow")
 
@@ -69,9 +65,9 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _advice(report: Report) -> Table:
+def _advice(verdict: Verdict) -> Table:
     table = Table.grid(padding=(0, 2))
-    for advice in report.verdict.advice:
+    for advice in verdict.advice:
         expected = advice.prediction
         figure = ""
         if expected is not None:
@@ -108,14 +104,14 @@ def _of_samples(samples: Samples) -> Iterator[RenderableType]:
         yield Padding(table, (0, 0, 0, 2))
 
 
-def _workers(m: Measurement, report: Report) -> Table:
+def _workers(m: Measurement) -> Table:
     table = _table("num_workers", "loader alone", "in the loop (predicted)", "waits", "memory")
     trials = figures.trials_of(m)
     for workers in sorted({*trials, m.setting.num_workers}):
         trial = trials.get(workers)
         alone = f"{rate(trial.samples_per_s)} samples/s" if trial is not None else ""
         try:
-            expected = report.predict(num_workers=workers)
+            expected = predict(m, num_workers=workers)
         except ValueError:
             continue
         interval = f"{rate(expected.samples_per_s)} ({rate(expected.low)} to {rate(expected.high)})"
