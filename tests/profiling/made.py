@@ -64,7 +64,7 @@ def measured(
     )
     one = samples(sample, cpu, waits={"other": sample - cpu}) if inline else None
     known: dict[str, Any] = {
-        "setting": Setting("penstock", "Made", workers, BATCH, 2, epoch_batches=1000, dataset_size=10_000),
+        "setting": Setting("penstock", "Made", workers, BATCH, 2, dataset_size=10_000),
         "machine": Machine(cores, 10**10),
         "loop": loop(wait, step),
         "ceiling": Ceiling(20, step, 0.0),

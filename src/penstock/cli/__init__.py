@@ -4,6 +4,7 @@ import click
 
 from penstock import __version__
 from penstock.cli.demo import demo
+from penstock.cli.profile import profile
 from penstock.cli.run import run
 
 
@@ -14,4 +15,5 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(profile)
 main.add_command(run)

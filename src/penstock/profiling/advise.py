@@ -33,7 +33,7 @@ def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
     if cause in (Cause.NOTHING, Cause.UNKNOWN):
         return tuple(_fewer_workers(m) if cause is Cause.NOTHING else ())
     found = list(_for_cause(m, cause))
-    if cause not in (Cause.CHEAP, Cause.STARTUP):
+    if cause is not Cause.CHEAP:
         known = {advice.setting for advice in found}
         found += [each for each in _general(m, cause) if each.setting not in known]
     return tuple(found)
@@ -49,7 +49,6 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
             yield Advice(
                 "persistent_workers=True", "the workers start once instead of in every epoch", None, changes
             )
-        yield from _enough_workers(m, "fewer workers start sooner", up_to=setting.num_workers - 1)
     if cause is Cause.OUTLIERS and m.samples is not None and m.samples.slowest:
         slow = m.samples.slowest[0]
         what = slow.path or f"sample {slow.index}"
@@ -80,7 +79,7 @@ def _general(m: Measurement, cause: Cause) -> Iterator[Advice]:
     cores = m.machine.cores
     most = 4 * cores if cause is Cause.STORAGE else cores
     found = []
-    if cause is not Cause.SERIALISED:
+    if cause not in (Cause.SERIALISED, Cause.STARTUP):
         found += list(_enough_workers(m, "", up_to=_affordable(m, most)))
     cached = list(_caches(m))
     found += cached[:1]

@@ -9,8 +9,6 @@ from penstock.profiling.data import Measurement, Samples
 
 ENOUGH = 0.05
 """A loop that waits less than this share of its time is held back by its steps."""
-CHEAP_S = 0.005
-"""A batch that takes less is made while a worker would still be woken up."""
 
 
 class Cause(enum.Enum):
@@ -34,7 +32,7 @@ def diagnose(m: Measurement) -> Cause:
     cheap = workers_only_cost(m)
     if cheap and (stall >= ENOUGH or startup >= ENOUGH):
         return Cause.CHEAP
-    if startup >= 0.25 and startup >= stall:
+    if startup >= 0.25 and startup >= stall * (1 - startup):
         return Cause.STARTUP
     if stall < ENOUGH:
         return Cause.NOTHING
@@ -68,7 +66,7 @@ def workers_only_cost(m: Measurement) -> bool:
     if not pooled or inline is None or handover is None or inline < max(pooled):
         return False
     cost, b = figures.sample_cpu_s(m), figures.batch_size(m)
-    if handover < 0.3 * cost and b * cost > CHEAP_S:
+    if handover < 0.3 * cost and b * cost > figures.TOO_CHEAP_S:
         return False
     in_loop = b / (figures.step_s(m) + b / inline)
     return in_loop >= 0.97 * figures.samples_per_s(m) or m.setting.num_workers == 0

@@ -7,6 +7,9 @@ from statistics import fmean
 
 from penstock.profiling.data import Loop, Measurement, Samples, Trial
 
+TOO_CHEAP_S = 0.005
+"""A batch that takes less is made while a worker would still be woken up."""
+
 
 def mean(values: Iterable[float]) -> float:
     known = list(values)
@@ -43,8 +46,8 @@ def step_cpu_s(m: Measurement) -> float:
 
 
 def samples_per_s(m: Measurement) -> float:
-    """Of the loop, as it ran."""
-    each = period(m.loop)
+    """Of the loop, as it ran; where epochs have an end, their beginning counts."""
+    each = period(m.loop) + startup_each_s(m)
     return batch_size(m) / each if each > 0 else 0.0
 
 
@@ -60,9 +63,15 @@ def has_step(m: Measurement) -> bool:
 
 
 def startup_s(m: Measurement) -> float:
-    """What the beginning of an epoch costs: from the second on, where there was one."""
-    gap = m.loop.epoch_gap_s
-    return max(0.0, (m.loop.first_batch_s if gap is None else gap) - period(m.loop))
+    """What the beginning of an epoch costs, beyond making a batch: of the second on, where there was one."""
+    gap = m.loop.first_batch_s if m.loop.epoch_gap_s is None else m.loop.epoch_gap_s
+    making = batch_size(m) * (alone_s(m.samples) + m.samples.collate_s) if m.samples is not None else 0.0
+    return max(0.0, gap - max(making, period(m.loop)))
+
+
+def startup_each_s(m: Measurement) -> float:
+    """A batch's part of that."""
+    return startup_s(m) / m.setting.epoch_batches if m.setting.epoch_batches else 0.0
 
 
 def startup_share(m: Measurement) -> float:
@@ -142,6 +151,8 @@ def plateau(m: Measurement) -> float | None:
     """
     trials = {n: trial for n, trial in trials_of(m).items() if n > 0}
     cores = m.machine.cores
+    if m.samples is not None and batch_size(m) * alone_s(m.samples) < TOO_CHEAP_S:
+        return None  # what they wait for is the hand-off
     for n, trial in trials.items():
         fewer = [each for k, each in trials.items() if 2 * k <= n]
         if not fewer:

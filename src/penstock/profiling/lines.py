@@ -20,9 +20,10 @@ SWITCH_S = 0.001
 """How soon the interpreter lock is to be handed over meanwhile."""
 _LIBRARIES = (
     *{str(Path(sysconfig.get_path(name))) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
-    str(Path(__file__).parents[1]),
     "<frozen",
 )
+_OURS = str(Path(__file__).parents[1])
+"""What is beyond our own frames isn't the sample's."""
 _FUTEX = 202
 _CALLS: dict[int, str] = {
     **dict.fromkeys((0, 2, 4, 5, 6, 8, 9, 17, 19, 25, 78, 217, 257, 262, 295, 332), "files"),
@@ -70,7 +71,7 @@ class LineSampler:
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
             frame = sys._current_frames().get(self._thread_id)
-            if frame is not None:
+            if frame is not None and not frame.f_code.co_filename.startswith(_OURS):
                 self._note(user_frame(frame), _kind(self._native, self._was_active()))
 
     def _was_active(self) -> bool:
@@ -89,9 +90,9 @@ class LineSampler:
 
 
 def user_frame(frame: FrameType) -> FrameType:
-    """The innermost frame that is neither Python's own, nor a library's, nor ours; else the innermost."""
+    """The innermost frame that is neither Python's own nor a library's, and not beyond ours; else the innermost."""
     each: FrameType | None = frame
-    while each is not None:
+    while each is not None and not each.f_code.co_filename.startswith(_OURS):
         if not each.f_code.co_filename.startswith(_LIBRARIES):
             return each
         each = each.f_back

@@ -84,17 +84,24 @@ def predict(
         raise ValueError(f"num_workers should be 0 or more, got {workers}")
     saving = _saving(m, cache_after, dtype)
     bounds = _inline(m, saving) if workers == 0 else _pooled(m, workers, saving)
+    startup = figures.startup_each_s(m) if workers and m.setting.num_workers else 0.0
     return _conclude(
-        m, bounds, _error(m, workers, cache_after, dtype), _memory(m, workers, prefetch_factor, saving)
+        m,
+        bounds,
+        startup,
+        _error(m, workers, cache_after, dtype),
+        _memory(m, workers, prefetch_factor, saving),
     )
 
 
-def _conclude(m: Measurement, bounds: dict[str, float], error: float, memory: int) -> Prediction:
-    """`bounds` are batches per second."""
+def _conclude(
+    m: Measurement, bounds: dict[str, float], startup: float, error: float, memory: int
+) -> Prediction:
+    """`bounds` are batches per second; `startup` is what the beginning of an epoch adds to each batch."""
     b = figures.batch_size(m)
     tightest = min(bounds, key=lambda name: bounds[name])
-    best = bounds[tightest]
-    knee = sum(rate**-KNEE for rate in bounds.values()) ** (-1 / KNEE)
+    best = 1 / (1 / bounds[tightest] + startup)
+    knee = 1 / (sum(rate**-KNEE for rate in bounds.values()) ** (1 / KNEE) + startup)
     low, high = knee * (1 - error), best * (1 + error)
     step = figures.step_s(m)
     ceiling = bounds.get("loop", math.inf)

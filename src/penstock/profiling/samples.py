@@ -98,13 +98,14 @@ def _together(
     slowest = sorted(known, key=_alone, reverse=True)[:SHOWN]
     still = _still_shares(lines)
     top = max(1, round(len(walls) / 50))
-    mean = fmean(cost.wall for cost in known)
+    mean, cpu = fmean(cost.wall for cost in known), fmean(cost.cpu for cost in known)
+    mean, cpu = costs.together or (mean, cpu)
     return Samples(
         measured=len(known),
         wall_s=mean,
-        cpu_s=fmean(cost.cpu for cost in known),
+        cpu_s=cpu,
         other_cpu_s=fmean(cost.other_cpu for cost in known),
-        unscheduled_s=fmean(cost.unscheduled for cost in known),
+        unscheduled_s=0.0 if costs.together else fmean(cost.unscheduled for cost in known),
         waits={kind: share * mean for kind, share in still.items()},
         contended_lock=_contended(still, pair),
         p50_s=walls[len(walls) // 2],
@@ -115,7 +116,7 @@ def _together(
         dtype=costs.dtype,
         collate_s=costs.collate_s,
         deterministic=None if steady is None or steady.steady is None else steady.whole,
-        parts=_marked(_scaled(parts.parts, mean, fmean(cost.cpu for cost in known)), steady),
+        parts=_marked(_scaled(parts.parts, mean, cpu), steady),
         lines=tuple(_lines(lines.seen)),
         slowest=tuple(map(_slow, slowest)),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penstock.profiling import figures
 from penstock.profiling.apply import apply
+from penstock.profiling.check import best_advice, checked
 from penstock.profiling.live import Live
 from penstock.profiling.measure import (
     Details,
@@ -17,7 +17,6 @@ from penstock.profiling.measure import (
     require_loader,
     setting_of,
 )
-from penstock.profiling.predict import Checked
 from penstock.profiling.report import Report
 from penstock.profiling.watching import Limits
 
@@ -59,19 +58,12 @@ def profile(
 
 
 def _checked(report: Report, loader: Any, step: Any, limits: Limits, view: Live) -> Report:
-    """Follow the first advice that only sets arguments of the loader, and measure the loop again."""
-    advice = next((a for a in report.verdict.advice if a.changes and a.prediction is not None), None)
-    if advice is None or advice.prediction is None:
+    """Follow the best advice that only sets arguments of the loader, and measure the loop again."""
+    advice = best_advice(report.verdict)
+    if advice is None:
         return report
     view.say(f"following the advice: {advice.setting}")
     changed = apply(loader, advice.changes)
     watch = measure_loop(changed, step, limits, view.tick)
-    if watch.loop is None:
-        return report
-    after = assemble(watch, Details(), setting_of(changed), report.data.machine)
-    return Report(
-        report.data,
-        Checked(
-            advice.setting, advice.prediction, figures.samples_per_s(after), figures.waited_share(after.loop)
-        ),
-    )
+    after = assemble(watch, Details(), setting_of(changed, has_step=step is not None), machine())
+    return Report(report.data, checked(advice, after))
