@@ -171,6 +171,8 @@ class Trial:
     """CPU time of the loop's thread for each batch: the hand-off."""
     idle: float
     """Share of the machine's CPU time that nobody used meanwhile."""
+    foreign: float = 0.0
+    """Share of it that other programs used."""
     worker_bytes: int = 0
     """Memory of its own of each worker."""
     growth_bytes: float = 0.0

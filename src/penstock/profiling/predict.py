@@ -85,13 +85,8 @@ def predict(
     saving = _saving(m, cache_after, dtype)
     bounds = _inline(m, saving) if workers == 0 else _pooled(m, workers, saving)
     startup = figures.startup_each_s(m) if workers and m.setting.num_workers else 0.0
-    return _conclude(
-        m,
-        bounds,
-        startup,
-        _error(m, workers, cache_after, dtype),
-        _memory(m, workers, prefetch_factor, saving),
-    )
+    error, memory = _error(m, workers, cache_after, dtype), _memory(m, workers, prefetch_factor, saving)
+    return _conclude(m, bounds, startup, error, memory)
 
 
 def _conclude(

@@ -148,6 +148,10 @@ def worker_counts(cores: int, used: int, waiting: bool) -> list[int]:
     return sorted(counts)
 
 
+DISTURBED = 0.15
+"""A trial during which other programs used such a share of the cores is made once more."""
+
+
 def run_trial(
     source: Source, workers: int, seconds: float, sample_s: float, kind: str | None = None
 ) -> Trial:
@@ -199,6 +203,7 @@ def _load(
         return Trial(workers, (settled + 1) * first / took, 0.5, first, first_s, 0.0, 0.0, 1.0, 0, 0.0, kind)
     made = sum(samples for _, samples in arrivals)
     busy, total = stop.idle[0] - start.idle[0], stop.idle[1] - start.idle[1]
+    own = stop.cpu - start.cpu + main_cpu
     return Trial(
         workers=workers,
         samples_per_s=made / (arrivals[-1][0] - started),
@@ -208,6 +213,7 @@ def _load(
         cpu_s=(stop.cpu - start.cpu if workers else main_cpu) / made,
         main_cpu_s=main_cpu / len(arrivals) if workers else 0.0,
         idle=1 - busy / total if total > 0 else 0.0,
+        foreign=max(0.0, busy - own) / total if total > 0 else 0.0,
         worker_bytes=stop.memory,
         growth_bytes=max(0.0, (stop.memory - start.memory) * workers / made),
         loader=kind,
