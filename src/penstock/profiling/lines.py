@@ -90,7 +90,7 @@ class LineSampler:
 
 
 def user_frame(frame: FrameType) -> FrameType:
-    """The innermost frame that is neither Python's nor a library's, and not beyond ours; else the innermost."""
+    """The innermost frame neither Python's nor a library's, and not beyond ours; else the innermost."""
     each: FrameType | None = frame
     while each is not None and not each.f_code.co_filename.startswith(_OURS):
         if not each.f_code.co_filename.startswith(_LIBRARIES):

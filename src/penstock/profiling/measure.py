@@ -16,7 +16,7 @@ from penstock.original import TorchDataLoader
 from penstock.profiling import figures
 from penstock.profiling.data import Machine, Measurement, Samples, Setting, Trial
 from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_samples
-from penstock.profiling.trials import run_trial, source_of, worker_counts
+from penstock.profiling.trials import DISTURBED, source_of, try_workers, worker_counts
 from penstock.profiling.watching import Limits, Watch
 
 SAMPLES_S = 4.0
@@ -115,11 +115,15 @@ def measure_details(loader: Any, say: Say, seconds: float = 1.0) -> Details:
     for workers in worker_counts(machine().cores, loader.num_workers, waiting):
         say(f"trying the loader alone with num_workers={workers}")
         try:
-            details.trials += (run_trial(source, workers, TRIAL_S * seconds, sample_s),)
+            trial = try_workers(source, workers, TRIAL_S * seconds, sample_s)
         except Exception as error:
-            details.problems.append(
-                f"num_workers={workers} couldn't be tried: {type(error).__name__}: {error}"
-            )
+            failure = f"{type(error).__name__}: {error}"
+            details.problems.append(f"num_workers={workers} couldn't be tried: {failure}")
+            continue
+        details.trials += (trial,)
+        if trial.foreign >= DISTURBED:
+            busy = f"other programs used {trial.foreign:.0%} of the cores"
+            details.problems.append(f"num_workers={workers} without disturbance: {busy} meanwhile")
     return details
 
 

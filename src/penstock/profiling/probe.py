@@ -117,7 +117,7 @@ class Probe(Dataset[Answer]):
 
     def _together(self, task: Task) -> tuple[float, float]:
         """(seconds, CPU seconds) of a sample, many at a time: else taking the time takes most of it."""
-        tries = []
+        tries: list[tuple[float, float]] = []
         until = time.perf_counter() + task.seconds / 4
         while len(tries) < 3 or (len(tries) < 50 and time.perf_counter() < until):
             calls = list(_calls(self.dataset, False, task))

@@ -200,7 +200,7 @@ def _load(
     stop = _read(before, workers)
     if not arrivals:  # so short an epoch that its first batches are all there is
         took = time.perf_counter() - begin
-        return Trial(workers, (settled + 1) * first / took, 0.5, first, first_s, 0.0, 0.0, 1.0, 0, 0.0, kind)
+        return Trial(workers, (settled + 1) * first / took, 0.5, first, first_s, 0.0, 0.0, 1.0, loader=kind)
     made = sum(samples for _, samples in arrivals)
     busy, total = stop.idle[0] - start.idle[0], stop.idle[1] - start.idle[1]
     own = stop.cpu - start.cpu + main_cpu
