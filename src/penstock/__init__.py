@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from penstock.distributed import DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
-    from penstock.profiling import Report, profile
+    from penstock.profiling import Reading, Report, monitor, profile, to_tensorboard
 
 __all__ = [
     "BadSample",
@@ -39,6 +39,7 @@ __all__ = [
     "DatasetNotSendableError",
     "DistributedSampler",
     "PenstockError",
+    "Reading",
     "Report",
     "SampleTimeoutError",
     "StateError",
@@ -48,7 +49,9 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "monitor",
     "profile",
+    "to_tensorboard",
     "upgrade",
 ]
 
@@ -56,8 +59,11 @@ _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
     "DistributedSampler": "penstock.distributed",
+    "Reading": "penstock.profiling",
     "Report": "penstock.profiling",
+    "monitor": "penstock.profiling",
     "profile": "penstock.profiling",
+    "to_tensorboard": "penstock.profiling",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

@@ -4,7 +4,8 @@
 `verdict` are pure functions of them; `render` shows them.
 """
 
+from penstock.profiling.monitor import Reading, monitor, to_tensorboard
 from penstock.profiling.report import Report
 from penstock.profiling.session import profile
 
-__all__ = ["Report", "profile"]
+__all__ = ["Reading", "Report", "monitor", "profile", "to_tensorboard"]

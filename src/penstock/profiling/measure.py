@@ -16,7 +16,7 @@ from penstock.original import TorchDataLoader
 from penstock.profiling import figures
 from penstock.profiling.data import Machine, Measurement, Samples, Setting, Trial
 from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_samples
-from penstock.profiling.trials import DISTURBED, source_of, try_workers, worker_counts
+from penstock.profiling.trials import DISTURBED, source_of, try_workers, untouched, worker_counts
 from penstock.profiling.watching import Limits, Watch
 
 SAMPLES_S = 4.0
@@ -102,29 +102,37 @@ def measure_details(loader: Any, say: Say, seconds: float = 1.0) -> Details:
     What fails is told in the problems: half a report is better than none.
     """
     details = Details()
+    with untouched(loader):
+        _measure(loader, details, say, seconds)
+    return details
+
+
+def _measure(loader: Any, details: Details, say: Say, seconds: float) -> None:
     source = source_of(loader, MOST_SAMPLES)
     say("measuring samples in a worker")
     try:
         details.samples = measure_samples(source, SAMPLES_S * seconds, details.problems)
     except SamplesNotMeasured as error:
         details.problems.append(f"no sample could be measured: {error}")
-        return details
+        return
     samples = details.samples
     sample_s = figures.alone_s(samples) + samples.collate_s
     waiting = figures.waiting_share(samples) >= 0.5
+    patient = True
     for workers in worker_counts(machine().cores, loader.num_workers, waiting):
         say(f"trying the loader alone with num_workers={workers}")
         try:
-            trial = try_workers(source, workers, TRIAL_S * seconds, sample_s)
+            trial = try_workers(source, workers, TRIAL_S * seconds, sample_s, patient)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
             details.problems.append(f"num_workers={workers} couldn't be tried: {failure}")
             continue
         details.trials += (trial,)
-        if trial.foreign >= DISTURBED:
-            busy = f"other programs used {trial.foreign:.0%} of the cores"
-            details.problems.append(f"num_workers={workers} without disturbance: {busy} meanwhile")
-    return details
+        patient = trial.foreign < DISTURBED
+    worst = max((trial.foreign for trial in details.trials), default=0.0)
+    if worst >= DISTURBED:
+        busy = f"other programs used up to {worst:.0%} of the cores meanwhile"
+        details.problems.append(f"the loader alone without disturbance: {busy}")
 
 
 def assemble(watch: Watch, details: Details, setting: Setting, of: Machine) -> Measurement:

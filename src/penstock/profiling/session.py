@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,10 @@ def _checked(report: Report, loader: Any, step: Any, limits: Limits, view: Live)
         return report
     view.say(f"following the advice: {advice.setting}")
     changed = apply(loader, advice.changes)
-    watch = measure_loop(changed, step, limits, view.tick)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more of them than cores, on purpose
+        watch = measure_loop(changed, step, limits, view.tick)
     after = assemble(watch, Details(), setting_of(changed, has_step=step is not None), machine())
     return Report(report.data, checked(advice, after))

@@ -85,7 +85,7 @@ def _for_torch(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def source_of(loader: Any, samples: int) -> Source:
-    """What `loader` loads: at least `samples` indices, as its sampler gives them, which stays as it was."""
+    """What `loader` loads: at least `samples` indices, as its sampler gives them; in `untouched` only."""
     kind = "penstock" if isinstance(loader, DataLoader) else "torch"
     options: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
@@ -98,13 +98,12 @@ def source_of(loader: Any, samples: int) -> Source:
         options |= {name: getattr(loader, name) for name in ("seeding", "on_error", "none_is_error")}
     batches: list[Any] = []
     if not isinstance(loader.dataset, IterableDataset):
-        with untouched(loader):
-            taken = 0
-            for batch in loader._index_sampler:
-                batches.append(batch)
-                taken += len(batch) if loader._auto_collation else 1
-                if taken >= samples:
-                    break
+        taken = 0
+        for batch in loader._index_sampler:
+            batches.append(batch)
+            taken += len(batch) if loader._auto_collation else 1
+            if taken >= samples:
+                break
     return Source(
         kind, loader.dataset, tuple(batches), loader.batch_size or _common_size(loader, batches), options
     )
@@ -150,6 +149,15 @@ def worker_counts(cores: int, used: int, waiting: bool) -> list[int]:
 
 DISTURBED = 0.15
 """A trial during which other programs used such a share of the cores is made once more."""
+
+
+def try_workers(source: Source, workers: int, seconds: float, sample_s: float, patient: bool) -> Trial:
+    """The better of two trials, where the first one was disturbed, and it may be less so a second time."""
+    first = run_trial(source, workers, seconds, sample_s)
+    if first.foreign < DISTURBED or not patient:
+        return first
+    again = run_trial(source, workers, seconds, sample_s)
+    return max(first, again, key=lambda trial: trial.samples_per_s)
 
 
 def run_trial(
