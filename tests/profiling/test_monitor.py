@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import penstock
-from penstock.profiling.monitor import Reading, monitor, to_tensorboard
+from penstock.profiling.monitoring import Reading, monitor, to_tensorboard
 
 DATA = TensorDataset(torch.arange(100))
 

@@ -4,7 +4,7 @@
 `verdict` are pure functions of them; `render` shows them.
 """
 
-from penstock.profiling.monitor import Reading, monitor, to_tensorboard
+from penstock.profiling.monitoring import Reading, monitor, to_tensorboard
 from penstock.profiling.report import Report
 from penstock.profiling.session import profile
 

@@ -66,9 +66,7 @@ def _checked(report: Report, loader: Any, step: Any, limits: Limits, view: Live)
     view.say(f"following the advice: {advice.setting}")
     changed = apply(loader, advice.changes)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "This DataLoader will create"
-        )  # more of them than cores, on purpose
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores, on purpose
         watch = measure_loop(changed, step, limits, view.tick)
     after = assemble(watch, Details(), setting_of(changed, has_step=step is not None), machine())
     return Report(report.data, checked(advice, after))
