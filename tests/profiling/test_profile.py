@@ -43,12 +43,6 @@ def step_of(seconds: float) -> Step:
     return lambda _: time.sleep(seconds)
 
 
-@pytest.fixture(autouse=True)
-def shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.profiling.measure.SAMPLES_S", 1.0)
-    monkeypatch.setattr("penstock.profiling.measure.TRIAL_S", 0.4)
-
-
 def profiled(dataset: Any, workers: int, step: float, seconds: float = 1.2, **more: Any) -> penstock.Report:
     loader = penstock.DataLoader(dataset, batch_size=4, num_workers=workers)
     with loader:
@@ -159,7 +153,7 @@ def test_the_random_state_is_left_alone() -> None:
     loader = penstock.DataLoader(data, batch_size=4, shuffle=True, num_workers=1, generator=generator)
     torch.manual_seed(5)
     before = generator.get_state().clone(), torch.get_rng_state().clone()
-    measure_details(loader, lambda _: None)
+    measure_details(loader, lambda _: None, 1.0)
     assert torch.equal(generator.get_state(), before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
 
@@ -218,11 +212,7 @@ class TestWhatGoesWrong:
             penstock.profile(loader, step)
 
 
-def test_what_it_is_at_is_shown_where_that_is_wanted(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("penstock.profiling.measure.SAMPLES_S", 0.1)
-    monkeypatch.setattr("penstock.profiling.measure.TRIAL_S", 0.1)
+def test_what_it_is_at_is_shown_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     penstock.profile(penstock.DataLoader(Sleeping(0.001, 40), batch_size=4), seconds=0.2, live=True)
     said = capsys.readouterr().err
     assert "the loop, with the loader's batches" in said

@@ -149,7 +149,7 @@ class _Session:
         site.details = Details()
         self._ours = True
         try:
-            site.details = measure_details(site.loader, self._live.say)
+            site.details = measure_details(site.loader, self._live.say, self._options.seconds)
         except Exception as error:
             site.details.problems.append(f"{type(error).__name__}: {error}")
         finally:
@@ -171,6 +171,8 @@ class _Session:
 
     def _report(self, failed: bool) -> dict[str, Any]:
         """The loops, that which took most time first."""
+        if not self._sites:  # torch may not even have been imported
+            return {"failed": failed, "loops": [], "short": []}
         from penstock.profiling.data import to_plain
         from penstock.profiling.measure import Details, NothingToProfile, assemble, machine
 

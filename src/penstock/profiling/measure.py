@@ -23,6 +23,9 @@ SAMPLES_S = 4.0
 """How long the samples are measured, in all."""
 TRIAL_S = 1.5
 """How long each number of workers is tried."""
+FULL_S = 10.0
+"""Where the loop is to be watched for less, the rest is measured for less as well, down to `LEAST` of it."""
+LEAST = 0.2
 
 Say = Callable[[str], None]
 
@@ -96,22 +99,22 @@ def _nothing(_: Watch) -> None:
     """An epoch is over: on with the next."""
 
 
-def measure_details(loader: Any, say: Say, seconds: float = 1.0) -> Details:
-    """The samples, and the loader alone; `seconds` is a factor to the times that this takes.
+def measure_details(loader: Any, say: Say, seconds: float) -> Details:
+    """The samples, and the loader alone, where the loop is watched for so many seconds.
 
     What fails is told in the problems: half a report is better than none.
     """
     details = Details()
     with untouched(loader):
-        _measure(loader, details, say, seconds)
+        _measure(loader, details, say, min(1.0, max(LEAST, seconds / FULL_S)))
     return details
 
 
-def _measure(loader: Any, details: Details, say: Say, seconds: float) -> None:
+def _measure(loader: Any, details: Details, say: Say, part: float) -> None:
     source = source_of(loader, MOST_SAMPLES)
     say("measuring samples in a worker")
     try:
-        details.samples = measure_samples(source, SAMPLES_S * seconds, details.problems)
+        details.samples = measure_samples(source, SAMPLES_S * part, details.problems)
     except SamplesNotMeasured as error:
         details.problems.append(f"no sample could be measured: {error}")
         return
@@ -122,7 +125,7 @@ def _measure(loader: Any, details: Details, say: Say, seconds: float) -> None:
     for workers in worker_counts(machine().cores, loader.num_workers, waiting):
         say(f"trying the loader alone with num_workers={workers}")
         try:
-            trial = try_workers(source, workers, TRIAL_S * seconds, sample_s, patient)
+            trial = try_workers(source, workers, TRIAL_S * part, sample_s, patient)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
             details.problems.append(f"num_workers={workers} couldn't be tried: {failure}")

@@ -51,7 +51,7 @@ def profile(
     of, setting = machine(), setting_of(loader, has_step=step is not None)
     with Live(live) as view:
         watch = measure_loop(loader, step, limits, view.tick)
-        details = measure_details(loader, view.say)
+        details = measure_details(loader, view.say, seconds)
         report = Report(assemble(watch, details, setting, of))
         if check:
             report = _checked(report, loader, step, limits, view)
