@@ -50,8 +50,9 @@ def test_where_the_cores_are_used_up_only_a_cache_helps() -> None:
     verdict = judge(m)
     assert verdict.cause is Cause.CPU
     assert "Decoding is 60% of it." in verdict.text
-    assert verdict.advice[0].setting == "cache_after='Resize'"
-    assert "cache_after='Resize' would remove the wait" in verdict.text
+    assert verdict.advice[0].setting == "penstock.cache(dataset)"
+    assert verdict.advice[0].why == "all up to Resize is the same every time"
+    assert "penstock.cache(dataset) would remove the wait" in verdict.text
 
 
 def test_where_nothing_helps_it_says_so() -> None:
@@ -69,8 +70,8 @@ def test_a_random_beginning_is_not_to_be_cached() -> None:
 
 def test_a_cache_that_the_memory_cannot_hold_is_not_advised() -> None:
     m = with_parts(measured(workers=2, sample=0.01, step=0.01, cores=2), decode=0.009, RandomCrop=0.001)
-    assert "cache_after='decode'" in settings_of(m)
-    assert "cache_after='decode'" not in settings_of(
+    assert "penstock.cache(dataset)" in settings_of(m)
+    assert "penstock.cache(dataset)" not in settings_of(
         replace(m, machine=replace(m.machine, memory_bytes=10**6))
     )
 
@@ -166,3 +167,14 @@ def test_the_line_is_named_where_there_is_no_transform() -> None:
     assert m.samples is not None
     m = replace(m, samples=replace(m.samples, lines=(Line("data.py:12", "parse", 0.7),)))
     assert "70% of it is spent in data.py:12 (parse)." in judge(m).text
+
+
+def test_a_cache_is_cut_at_a_step_where_all_of_it_would_be_too_large() -> None:
+    m = with_parts(
+        measured(workers=2, sample=0.01, step=0.01, cores=2), decode=0.006, Resize=0.003, Pad=0.001
+    )
+    assert m.samples is not None
+    sizes = {"decode": 500, "Resize": 500, "Pad": 5_000_000}
+    parts = tuple(replace(part, nbytes=sizes[part.name]) for part in m.samples.parts)
+    m = replace(m, samples=replace(m.samples, parts=parts))
+    assert "penstock.cache(dataset, until='Pad')" in settings_of(m)

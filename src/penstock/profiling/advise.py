@@ -82,11 +82,11 @@ def _general(m: Measurement, cause: Cause) -> Iterator[Advice]:
     found = []
     if cause not in (Cause.SERIALISED, Cause.STARTUP):
         found += list(_enough_workers(m, "", up_to=_affordable(m, most)))
-    cached = list(_caches(m))
-    found += cached[:1]
+    cached = _caches(m)[:1]
+    found += [advice for advice, _ in cached]
     fast = [a for a in found if a.prediction is not None and a.prediction.stall < ENOUGH]
-    if not fast and cached and found and found[0] is not cached[0]:
-        found += [a for a in _both(m, cached[0], most) if _better(a, found)]
+    if not fast and cached:
+        found += [a for a in _both(m, *cached[0], most) if _better(a, found)]
     yield from sorted(found, key=_merit, reverse=True)
 
 
@@ -141,12 +141,14 @@ def _fewest(m: Measurement, counts: Iterable[int]) -> int | None:
     return None
 
 
-def _caches(m: Measurement) -> Iterator[Advice]:
-    """After each part up to which all is deterministic; the one that brings most first."""
+def _caches(m: Measurement) -> list[tuple[Advice, str]]:
+    """After each step up to which all is deterministic, with its name; the one that brings most first."""
     parts = m.samples.parts if m.samples is not None else ()
     steady = tuple(itertools.takewhile(lambda part: part.deterministic is True, parts))
-    found = [a for part in steady if (a := _cache_after(m, part)) is not None]
-    yield from sorted(found, key=_rate_of, reverse=True)
+    ends = [*(part.kind == "transform" for part in parts[1:]), True]
+    cuts = [part for part, end in zip(steady, ends, strict=False) if end]
+    found = [(a, part.name) for part in cuts if (a := _cache_after(m, part)) is not None]
+    return sorted(found, key=lambda each: _rate_of(each[0]), reverse=True)
 
 
 def _cache_after(m: Measurement, part: Part) -> Advice | None:
@@ -155,15 +157,19 @@ def _cache_after(m: Measurement, part: Part) -> Advice | None:
         return None
     if expected.memory_bytes > 0.5 * m.machine.memory_bytes:
         return None
-    return Advice(f"cache_after={part.name!r}", "up to there a sample is the same every time", expected)
+    parts = m.samples.parts if m.samples is not None else ()
+    following = parts[parts.index(part) + 1] if part is not parts[-1] else None
+    steady = following is None or following.deterministic is not True
+    until = "" if steady or following is None else f", until={following.name!r}"
+    why = f"all up to {part.name} is the same every time"
+    return Advice(f"penstock.cache(dataset{until})", why, expected)
 
 
-def _both(m: Measurement, cached: Advice, most: int) -> Iterator[Advice]:
-    name = cached.setting.partition("=")[2].strip("'\"")
+def _both(m: Measurement, cached: Advice, part: str, most: int) -> Iterator[Advice]:
     for n in range(1, most + 1):
-        expected = _try(m, num_workers=n, cache_after=name)
+        expected = _try(m, num_workers=n, cache_after=part)
         if expected is not None and expected.stall < ENOUGH:
-            yield Advice(f"num_workers={n}, {cached.setting}", "both together", expected)
+            yield Advice(f"num_workers={n} and {cached.setting}", "both together", expected)
             return
 
 
