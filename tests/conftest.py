@@ -42,18 +42,10 @@ def open_descriptors() -> dict[str, str]:
     return found
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick_collections() -> Iterator[None]:
-    """Leave torch and the like, which were there before the first test, out of every collection."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     before = open_descriptors()
+    gc.freeze()  # so that a collection looks at what this test made, and not at torch and the like each time
     yield
     gc.collect()
     assert our_children() == []

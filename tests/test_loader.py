@@ -152,6 +152,23 @@ def test_past_the_budget_batches_are_copied_out(monkeypatch: pytest.MonkeyPatch)
     assert all(bool((images[1] == float(labels[1]) ** 2).all()) for images, labels in kept)
 
 
+def test_torchs_warning_of_too_many_workers_knows_of_quotas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text("100000 100000")
+    words = "This DataLoader will create"
+    with pytest.warns(UserWarning, match=words) as torchs:
+        torch.utils.data.DataLoader(Squares(4), num_workers=1000)
+    monkeypatch.setattr("penstock.machine.CGROUP", tmp_path)
+    with pytest.warns(UserWarning, match=words) as ours:
+        loader = DataLoader(Squares(4), num_workers=2)
+    with pytest.warns(UserWarning, match=words) as again:
+        list(loader)
+    allowed = f"system is {len(os.sched_getaffinity(0))},"
+    text = str(torchs[0].message).replace("create 1000", "create 2").replace(allowed, "system is 1,")
+    assert [str(warning.message) for warning in (*ours, *again)] == [text, text]
+
+
 # -- life cycle ----------------------------------------------------------------------------------
 
 
@@ -535,6 +552,17 @@ def test_torchs_seed_may_be_read_without_being_drawn_from() -> None:
     assert equal(run(2), one)
     assert equal(run(3), one)
     assert len(torch.cat([drawn for drawn, _ in one]).unique()) == 240
+
+
+class InitialSeeds(Squares):
+    def __getitem__(self, index: int) -> Any:
+        return torch.initial_seed()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchs_seed_fits_into_a_tensor_as_in_torch(workers: int) -> None:
+    seeds = torch.cat(list(DataLoader(InitialSeeds(64), batch_size=8, num_workers=workers, seed=1)))
+    assert len(seeds.unique()) == 64
 
 
 # -- surroundings --------------------------------------------------------------------------------

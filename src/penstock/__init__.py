@@ -24,7 +24,7 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
-    from penstock.distributed import DistributedSampler
+    from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
     from penstock.profiling import Reading, Report, monitor, profile, to_tensorboard
@@ -37,6 +37,7 @@ __all__ = [
     "ClosedError",
     "DataLoader",
     "DatasetNotSendableError",
+    "DistributedIterableDataset",
     "DistributedSampler",
     "PenstockError",
     "Reading",
@@ -58,6 +59,7 @@ __all__ = [
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
     "DataLoader": "penstock.loader",
+    "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "Reading": "penstock.profiling",
     "Report": "penstock.profiling",

@@ -55,9 +55,9 @@ FEWEST_SLOTS = 16
 SMALLEST_SPAN = 1 << 20
 """Where address space is so scarce that not even this can be had for each slot, there is no arena."""
 BUDGET_SHARE = 0.25
-"""The part of the free memory that the slots may take, all together."""
+"""The part that the slots may take, all together, of the memory that is free or theirs already."""
 ASK_FIRST = 64 << 20
-"""Before growing a slot by more than this many bytes, see whether they are there."""
+"""Before a slot, or an arena, grows by more than this many bytes, see what memory there is."""
 ALIGN = 64
 """Every tensor in a slot starts at a multiple of this (a cache line)."""
 
@@ -146,6 +146,10 @@ class Memory:
             new = known // PAGE * PAGE
             self._map.madvise(_MADV_POPULATE_READ, start + new, nbytes - new)
 
+    def held(self) -> int:
+        """Bytes of the machine's memory that the file takes now."""
+        return os.fstat(self.fd).st_blocks * 512
+
     def stack_place(self, worker: int) -> int | None:
         """Where in the file a worker may write its stack to; None where there is no room for that."""
         start = CONTROL_BYTES + worker * STACK_BYTES
@@ -220,11 +224,13 @@ class Notes:
 class Arena:
     """The main process's side: slots, leases and the budget.
 
-    `budget` is in bytes; the default is `BUDGET_SHARE` of the memory that is available now.
+    `budget` is in bytes. By default it is `BUDGET_SHARE` of the memory that is free or this arena's already,
+    and is looked up again as the arena grows; so all arenas of a machine together never take all of it.
     """
 
     def __init__(self, budget: int | None = None) -> None:
         self._given_budget = budget
+        self._budget, self._held_then = 0, -ASK_FIRST
         self.owner = os.getpid()
         self.made = 0
         self._free: deque[int] = deque()
@@ -232,11 +238,14 @@ class Arena:
         self._batch_bytes = PAGE
         self._closed = False
 
-    @cached_property
+    @property
     def budget(self) -> int:
         if self._given_budget is not None:
             return self._given_budget
-        return int(available_memory() * BUDGET_SHARE)
+        held = self.memory.held()
+        if abs(held - self._held_then) >= ASK_FIRST:
+            self._budget, self._held_then = int((available_memory() + held) * BUDGET_SHARE), held
+        return self._budget
 
     @cached_property
     def memory(self) -> Memory:

@@ -15,6 +15,9 @@
 
 What ``dataset[i]`` or ``collate_fn`` raises in a worker reaches the caller as itself: the same type,
 with the worker's traceback as its ``__cause__`` and the batch and the sample as a note.
+
+The two for which torch raises a plain ``RuntimeError`` (`WorkerDiedError` and `BatchTimeoutError`) can be made
+from a message alone, as that can: there is code that makes an exception anew from its type and its text.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import contextlib
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 __all__ = [
     "BatchNotSendableError",
@@ -111,16 +115,21 @@ class WorkerDiedError(PenstockError, RuntimeError):
         for_memory: the kernel says that it killed a process for lack of memory; None if it doesn't say.
     """
 
-    def __init__(
-        self,
+    worker: int | None = None
+    pid: int | None = None
+    exitcode: int | None = None
+    sample: SampleInHand | None = None
+    for_memory: bool | None = None
+
+    @classmethod
+    def of(
+        cls,
         worker: int | None,
         pid: int,
         exitcode: int | None,
         sample: SampleInHand | None,
         for_memory: bool | None = None,
-    ) -> None:
-        self.for_memory = for_memory
-        self.worker, self.pid, self.exitcode, self.sample = worker, pid, exitcode, sample
+    ) -> Self:
         where = "between samples" if sample is None else str(sample)
         if worker is None:
             text = f"The template process of the DataLoader workers (pid {pid}) {describe_exit(exitcode)}."
@@ -128,8 +137,10 @@ class WorkerDiedError(PenstockError, RuntimeError):
             text = (
                 f"DataLoader worker (pid {pid}) {describe_exit(exitcode)}. It was worker {worker}, {where}."
             )
-        remedy = MEMORY_REMEDY if for_memory else exit_remedy(worker, exitcode, sample)
-        super().__init__(text + remedy)
+        error = cls(text + (MEMORY_REMEDY if for_memory else exit_remedy(worker, exitcode, sample)))
+        error.worker, error.pid, error.exitcode, error.sample = worker, pid, exitcode, sample
+        error.for_memory = for_memory
+        return error
 
 
 class SampleTimeoutError(PenstockError, TimeoutError):
@@ -163,19 +174,24 @@ class BatchTimeoutError(PenstockError, RuntimeError):
         busy: for each worker with work, its number, its pid and the sample that it is on.
     """
 
-    def __init__(
-        self,
+    timeout: float | None = None
+    busy: tuple[tuple[int, int, SampleInHand | None], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
         batch: int,
         timeout: float,
         busy: Sequence[tuple[int, int, SampleInHand | None]],
         stacks: Sequence[str] = (),
-    ) -> None:
-        self.timeout, self.busy = timeout, tuple(busy)
+    ) -> Self:
         lines = [f"DataLoader timed out after {timeout:g} seconds: batch {batch} did not come."]
         lines += [f"  worker {w} (pid {pid}) is {s or 'between samples'}" for w, pid, s in busy]
         lines += [stack.rstrip() for stack in stacks]
         lines.append("Raise timeout=, or look at why these samples take so long.")
-        super().__init__("\n".join(lines))
+        error = cls("\n".join(lines))
+        error.timeout, error.busy = timeout, tuple(busy)
+        return error
 
 
 class TooManyErrorsError(PenstockError, RuntimeError):

@@ -1,7 +1,9 @@
-"""What the machine leaves for us: memory, by the cgroup's account where there is one."""
+"""What the machine leaves for us, processors and memory, by the cgroup's account where there is one."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,13 @@ import psutil
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 _V1_UNLIMITED = 1 << 60
+
+
+def cpus() -> int:
+    """How many processors this process may keep busy: by its affinity, and by the quota of its cgroup and of
+    those above it, where a part of a processor counts as one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *_cpu_quotas()]))
 
 
 def available_memory() -> int:
@@ -22,6 +31,18 @@ def memory_kills() -> int | None:
     group = next(_groups(CGROUP, ""))
     counts = [_keyed(group / "memory.events", "oom_kill"), _keyed(group / "memory.oom_control", "oom_kill")]
     return next((count for count in counts if count is not None), None)
+
+
+def _cpu_quotas() -> Iterator[int]:
+    """How many processors each limit on this process's time amounts to."""
+    for group in _groups(CGROUP, ""):
+        quota, period = (*_words(group / "cpu.max"), "", "")[:2]
+        if quota.isdigit() and period.isdigit():
+            yield math.ceil(int(quota) / int(period))
+    for group in _groups(CGROUP / "cpu", "cpu"):
+        in_us, period_us = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+        if in_us is not None and in_us > 0 and period_us:
+            yield math.ceil(in_us / period_us)
 
 
 def _cgroup_memory_left() -> Iterator[int]:
@@ -71,6 +92,13 @@ def _keyed(path: Path, key: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), None)
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
 
 
 def _number(path: Path) -> int | None:

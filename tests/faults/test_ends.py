@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -135,13 +137,49 @@ def test_ctrl_c_to_the_whole_group_prints_one_traceback() -> None:
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "ready"
     family = psutil.Process(process.pid).children(recursive=True)
-    import os
-
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert stderr.count("Traceback") == 1
     _, alive = psutil.wait_procs(family, timeout=SOON)
     assert alive == []
+
+
+def maps_of(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def template_that_maps(file: str, main: psutil.Process, method: str) -> psutil.Process:
+    """Wait for the fresh process that becomes the template, and then until it has loaded a library."""
+    words = "spawn_main" if method == "spawn" else "forkserver import main"
+    while True:
+        for process in main.children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):
+                ours = method == "spawn" or process.ppid() != main.pid  # a child of the fork server
+                if ours and words in " ".join(process.cmdline()) and file in maps_of(process):
+                    return process
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "moment"),
+    [
+        pytest.param("spawn", "begins", marks=pytest.mark.slow),
+        ("spawn", "imports torch"),
+        pytest.param("forkserver", "imports torch", marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, moment: str) -> None:
+    program = PREAMBLE + f"open_loader({method!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    library = "libc.so" if moment == "begins" else "libtorch"
+    template = template_that_maps(library, psutil.Process(process.pid), method)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert stderr.count("Traceback") == 1
+    assert stderr.rstrip().endswith("KeyboardInterrupt")
+    assert psutil.wait_procs([template], timeout=SOON)[1] == []
 
 
 @pytest.mark.parametrize("workers", ["idle", "on a slow sample"])

@@ -250,6 +250,32 @@ def test_one_slot_can_be_had_beyond_the_budget() -> None:
         assert arena.acquire(beyond_budget=True) == 1
 
 
+def test_arenas_share_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, step = 64 << 20, 1 << 20
+    arenas = [Arena() for _ in range(8)]
+
+    def left() -> int:
+        return free - sum(arena.memory.held() for arena in arenas)
+
+    monkeypatch.setattr("penstock.arena.ASK_FIRST", step)
+    monkeypatch.setattr(
+        "penstock.arena.available_memory", lambda: free - sum(a.memory.held() for a in arenas)
+    )
+    views = []
+    for arena in arenas:
+        while (slot := arena.acquire()) is not None:
+            arena.memory.reserve(slot, step)
+            views.append(arena.lease(slot, step))
+    held = [arena.memory.held() for arena in arenas]
+    assert abs(held[0] - free // 4) <= 2 * step, "alone, it takes a quarter"
+    assert held == sorted(held, reverse=True)
+    assert sum(held) < free
+    assert all(arena.acquire(beyond_budget=True) is not None for arena in arenas)
+    views.clear()
+    for arena in arenas:
+        arena.close()
+
+
 def test_a_batch_larger_than_the_whole_budget_still_gets_a_slot() -> None:
     with new_arena() as arena:
         view = leased(arena, BUDGET + PAGE, 1)

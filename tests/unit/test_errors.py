@@ -35,9 +35,9 @@ ONE_OF_EACH: list[PenstockError] = [
     ClosedError("closed"),
     WorkerError("package.Odd", "went wrong"),
     WorkerTraceback("Traceback (most recent call last): ..."),
-    WorkerDiedError(2, 4711, -9, SAMPLE),
-    WorkerDiedError(None, 4711, None, None),
-    BatchTimeoutError(5, 1.5, [(0, 10, SAMPLE), (1, 11, None)], ["worker 0: in f"]),
+    WorkerDiedError.of(2, 4711, -9, SAMPLE),
+    WorkerDiedError.of(None, 4711, None, None),
+    BatchTimeoutError.of(5, 1.5, [(0, 10, SAMPLE), (1, 11, None)], ["worker 0: in f"]),
     SampleTimeoutError(1, 11, SAMPLE, 2.5, "in f"),
     TooManyErrorsError(5, 100, 4, ["5 x ValueError"], "dataset[3]"),
     DatasetNotSendableError("spawn", "the dataset", "no such thing"),
@@ -89,6 +89,15 @@ def test_errors_can_be_caught_by_a_builtin_kind(kind: type, builtin: type) -> No
     assert issubclass(kind, PenstockError)
 
 
+@pytest.mark.parametrize("kind", [WorkerDiedError, BatchTimeoutError])
+def test_what_is_a_runtime_error_in_torch_can_be_made_from_its_message(kind: type[RuntimeError]) -> None:
+    """As torch's own tests do, and code that carries errors from process to process."""
+    error = next(error for error in ONE_OF_EACH if type(error) is kind)
+    again = kind(str(error))
+    assert str(again) == str(error)
+    assert set(public_state(error)) <= set(dir(again))
+
+
 def test_the_tree_in_the_modules_text_names_every_public_error() -> None:
     for name in errors.__all__:
         kind = getattr(errors, name)
@@ -112,24 +121,24 @@ def test_how_a_process_ended_is_told_in_words(exitcode: int | None, words: str) 
 
 
 def test_a_worker_killed_for_memory_is_told_with_its_sample_and_remedy() -> None:
-    text = str(WorkerDiedError(2, 4711, -signal.SIGKILL, SAMPLE))
+    text = str(WorkerDiedError.of(2, 4711, -signal.SIGKILL, SAMPLE))
     assert text.startswith("DataLoader worker (pid 4711) is killed by signal: Killed")
     assert "worker 2, on dataset[('key', 7)] for batch 3" in text
     assert "fewer workers" in text
 
 
 def test_a_crash_is_told_with_how_to_see_it() -> None:
-    assert "dataset[('key', 7)]" in str(WorkerDiedError(0, 1, -signal.SIGSEGV, SAMPLE)).split("crashed")[1]
+    assert "dataset[('key', 7)]" in str(WorkerDiedError.of(0, 1, -signal.SIGSEGV, SAMPLE)).split("crashed")[1]
 
 
 def test_the_templates_death_names_no_sample() -> None:
-    text = str(WorkerDiedError(None, 1, -signal.SIGTERM, None))
+    text = str(WorkerDiedError.of(None, 1, -signal.SIGTERM, None))
     assert "template process" in text
     assert "sample" not in text
 
 
 def test_a_timeout_names_every_busy_worker() -> None:
-    text = str(BatchTimeoutError(5, 1.5, [(0, 10, SAMPLE), (1, 11, None)]))
+    text = str(BatchTimeoutError.of(5, 1.5, [(0, 10, SAMPLE), (1, 11, None)]))
     assert "batch 5" in text
     assert text.startswith("DataLoader timed out after 1.5 seconds")
     assert "worker 0 (pid 10) is on dataset[('key', 7)] for batch 3" in text

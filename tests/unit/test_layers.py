@@ -56,6 +56,7 @@ PUBLIC = {
     "penstock.errors",
     "penstock.fetch",
     "penstock.loader",
+    "penstock.machine",
     "penstock.original",
     "penstock.pipeline",
     "penstock.pipeline.compositions",

@@ -1,14 +1,15 @@
-"""What the cgroup's files say of the memory that is left."""
+"""What the cgroup's files say of the memory and the processors that are left."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
 import pytest
 
 from penstock import machine
-from penstock.machine import available_memory
+from penstock.machine import available_memory, cpus
 
 MB = 1 << 20
 
@@ -113,3 +114,53 @@ def test_a_path_of_another_namespace_leaves_the_mounts_own_limit(
     own_groups.write_text(f"0::{path}\n")
     v2(cgroup, str(10 * MB), 4 * MB)
     assert available_memory() == 6 * MB
+
+
+@pytest.fixture
+def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.mark.usefixtures("cgroup")
+def test_without_a_quota_the_affinity_counts() -> None:
+    before = os.sched_getaffinity(0)
+    assert cpus() == len(before)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cpus() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("eight_cpus")
+@pytest.mark.parametrize(
+    ("quota", "count"),
+    [
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("1000 100000", 1),
+        ("1600000 100000", 8),
+        ("max 100000", 8),
+    ],
+)
+def test_a_quota_of_version_2(quota: str, count: int, cgroup: Path) -> None:
+    (cgroup / "cpu.max").write_text(f"{quota}\n")
+    assert cpus() == count
+
+
+@pytest.mark.usefixtures("eight_cpus")
+@pytest.mark.parametrize(("quota", "count"), [(200000, 2), (250000, 3), (-1, 8)])
+def test_a_quota_of_version_1(quota: int, count: int, cgroup: Path) -> None:
+    (cgroup / "cpu").mkdir()
+    (cgroup / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (cgroup / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert cpus() == count
+
+
+@pytest.mark.usefixtures("eight_cpus")
+def test_the_tightest_quota_of_the_groups_above_counts(cgroup: Path, own_groups: Path) -> None:
+    own_groups.write_text("0::/slurm/job7\n")
+    (cgroup / "slurm" / "job7").mkdir(parents=True)
+    (cgroup / "slurm" / "job7" / "cpu.max").write_text("500000 100000\n")
+    (cgroup / "slurm" / "cpu.max").write_text("300000 100000\n")
+    assert cpus() == 3

@@ -1,6 +1,5 @@
 """The three cases: small samples in memory, a folder of images, samples prepared beforehand."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torchvision import transforms
 
 import penstock
 from penstock.demo.measure import Contender, contender, ignore
+from penstock.machine import cpus
 
 FEATURES = 100  # numbers in a small sample
 BATCH = 32  # samples
@@ -128,7 +128,7 @@ class Case:
 
 def worker_counts() -> list[int]:
     """0, 1, 2 and 4 workers, of these above 2 only as many as there are cores for this process."""
-    return [count for count in (0, 1, 2, 4) if count <= max(2, len(os.sched_getaffinity(0)))]
+    return [count for count in (0, 1, 2, 4) if count <= max(2, cpus())]
 
 
 def simple_case(size: int) -> Case:

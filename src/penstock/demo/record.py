@@ -1,6 +1,5 @@
 """Figures as plain data, ready for JSON: what ran, on what, and every single pass."""
 
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from penstock.demo.measure import Spread, Summary
+from penstock.machine import cpus
 
 
 def environment() -> dict[str, Any]:
@@ -17,7 +17,7 @@ def environment() -> dict[str, Any]:
         "versions": {package: version(package) for package in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpus(),
     }
 
 

@@ -309,4 +309,6 @@ class Engine:
         stacks = [
             f"worker {b.worker}: {self._backend.stack(b.worker)}" for b in workers if b.pid and b.sample
         ]
-        raise self._on_purpose(BatchTimeoutError(next(iter(self._making)), self._epoch.timeout, busy, stacks))
+        raise self._on_purpose(
+            BatchTimeoutError.of(next(iter(self._making)), self._epoch.timeout, busy, stacks)
+        )

@@ -81,4 +81,4 @@ class Recovery:
         kills, self._memory_kills = self._memory_kills, memory_kills()
         told = kills is not None and self._memory_kills is not None and event.exitcode == -signal.SIGKILL
         for_memory = self._memory_kills != kills if told else None
-        return WorkerDiedError(event.worker, event.pid, event.exitcode, sample, for_memory)
+        return WorkerDiedError.of(event.worker, event.pid, event.exitcode, sample, for_memory)

@@ -55,7 +55,7 @@ class Walk(Order):
         notes = Notes(origin.get("drawn", {}))
         self._beginning = {**self._sources(), "drawn": notes.drawn}
         self._marks[start] = {name: origin[name] for name in _MARK if name in origin} or self._mark()
-        if "last" in origin:
+        if "last" in origin and self._has_state:
             return self._nothing()
         call = _plain_call if is_stateful(self._sampler) or self._has_state else notes.call
         self._iterator = call("iter", lambda: iter(self._sampler))
@@ -113,8 +113,9 @@ class Walk(Order):
     def origin(self, given: int) -> Origin:
         if not self._marks:  # not begun
             return dict(self._origin) or self.outlook()
-        mark = copy.deepcopy(self._marks[given])
-        return mark if mark.keys() & {"sampler", "iterator"} else {**self._beginning, **mark}
+        mark = self._marks[given]
+        has_state = mark.keys() & {"sampler", "iterator"}
+        return copy.deepcopy(mark) if has_state else {**self._beginning, **mark}
 
     def outlook(self, besides: Any = None) -> Origin:
         if is_stateful(self._sampler):

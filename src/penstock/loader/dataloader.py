@@ -17,6 +17,7 @@ from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError, StateError
 from penstock.loader.iterator import LoaderIterator
+from penstock.machine import cpus
 from penstock.original import TorchDataLoader
 from penstock.policy import Policy
 from penstock.resume import Books
@@ -40,6 +41,19 @@ class DataLoader(TorchDataLoader[T]):
 
     DataPipes are loaded by torch's own iterator, and so is everything under a multiprocessing context that is
     none of Python's three, and on systems other than Linux.
+
+    Args:
+        seed: the base seed that every sample's random state follows from; drawn from torch's generator, as
+            torch does, if left out. See docs/reproducibility.md.
+        seeding: "sample", a random state for each sample; or "worker", torch's scheme of one for each worker.
+        on_error: what becomes of a bad sample: "raise" it; "skip", leave it out of its batch; or "replace" it
+            by another one of the dataset. See docs/faults.md.
+        max_errors: how many bad samples end the run with `TooManyErrorsError`: a number, or a share of the
+            samples (a float below 1).
+        errors_file: append every bad sample to this file, as a line of JSON.
+        none_is_error: whether a sample that is None is bad; left out, if `on_error` isn't "raise".
+        max_retries: how many workers one sample may kill before it is bad.
+        sample_timeout: how many seconds a sample may take in a worker before it is bad.
 
     Raises:
         StateError: by `load_state_dict`, and by the next ``iter()``, if the state isn't this loader's.
@@ -158,6 +172,18 @@ class DataLoader(TorchDataLoader[T]):
         self._open.add(iterator)
         return iterator
 
+    def check_worker_number_rationality(self) -> None:
+        """Torch's warning, in its words, which people match; but a cgroup's quota counts as well."""
+        if self.num_workers > (allowed := cpus()):
+            warnings.warn(
+                f"This DataLoader will create {self.num_workers} worker processes in total. "
+                f"Our suggested max number of worker in current system is {allowed}, which is smaller "
+                "than what this DataLoader is going to create. "
+                "Please be aware that excessive worker creation might get DataLoader running slow or even "
+                "freeze, lower the worker number to avoid potential slowness/freeze if necessary.",
+                stacklevel=2,
+            )
+
     @property
     def _loads_itself(self) -> bool:
         """Whether the batches come from our iterator instead of torch's."""
@@ -169,7 +195,7 @@ class DataLoader(TorchDataLoader[T]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, to go on from there later, in another process too; see docs/resume.md.
+        """Where the loader stands, to go on from there, in another process too: docs/reproducibility.md.
 
         It may be called at any moment, and describes the batches that were handed over. It is plain (JSON
         takes it, but for what samplers and datasets tell by a ``state_dict`` of their own) and small.

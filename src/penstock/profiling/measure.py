@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 from torch.utils.data import IterableDataset
 
 from penstock.loader import DataLoader
+from penstock.machine import available_memory, cpus
 from penstock.original import TorchDataLoader
 from penstock.profiling import figures
 from penstock.profiling.data import Machine, Measurement, Samples, Setting, Trial
@@ -47,7 +46,7 @@ def machine() -> Machine:
     device = "cpu"
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         device = torch.cuda.get_device_name()
-    return Machine(len(os.sched_getaffinity(0)), psutil.virtual_memory().available, device)
+    return Machine(cpus(), available_memory(), device)
 
 
 def setting_of(loader: Any, where: str = "", has_step: bool = True) -> Setting:

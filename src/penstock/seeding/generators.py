@@ -18,6 +18,8 @@ import torch
 _MT19937_BYTES = 4 * 624 + 4
 """The state of a Mersenne Twister in numpy and in CPython: 624 words and a position."""
 
+_INT64_MAX = (1 << 63) - 1
+
 
 class Generator(ABC):
     """One source of randomness.
@@ -50,7 +52,7 @@ class TorchGenerator(Generator):
     """A ``torch.Generator``; the seed's low 32 bits decide (torch's CPU generator uses no more)."""
 
     def seed(self, seed: int) -> None:
-        self.identity.manual_seed(seed)
+        self.identity.manual_seed(seed & _INT64_MAX)  # a tensor takes what initial_seed() says, as in torch
 
     def state(self) -> Any:
         return self.identity.get_state().numpy().tobytes()

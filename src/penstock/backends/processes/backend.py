@@ -28,7 +28,7 @@ from penstock.backends.base import (
     Step,
     climb,
 )
-from penstock.backends.processes import failures
+from penstock.backends.processes import failures, threads
 from penstock.backends.processes.handle import WorkerHandle
 from penstock.backends.processes.messages import (
     Begin,
@@ -40,6 +40,7 @@ from penstock.backends.processes.messages import (
     Unready,
 )
 from penstock.backends.processes.payload import Payload
+from penstock.backends.processes.prologue import Name, hold_interrupts, interrupts_let_through
 from penstock.backends.processes.template import end_of, identity, template_main
 from penstock.backends.processes.wire import Line, frame, pair
 from penstock.backends.processes.worker import STACK_SIGNAL, LoadJob, WorkerJob
@@ -73,7 +74,7 @@ class ProcessesBackend(Backend):
     def start(self) -> None:
         control, theirs = pair(socket.SOCK_SEQPACKET)
         try:
-            with theirs:
+            with theirs, interrupts_let_through():
                 self._template = self._launch(theirs)
             self._end = end_of(self._template.pid)
             for number in range(self.workers):
@@ -100,19 +101,20 @@ class ProcessesBackend(Backend):
         """Start the template by the context's start method."""
         method = str(self._context.get_start_method())
         if method == "fork":
-            return self._start_process(control, partial(identity, self._job), True)
-        load_here = method == "forkserver"
-        payload = Payload(self._job, method, once=load_here)
+            hold_interrupts()
+            with threads.one_for_a_fork():
+                return self._start_process(control, partial(identity, self._job), method)
+        payload = Payload(self._job, method, once=method == "forkserver")
         try:
-            return self._start_process(control, payload, load_here)
+            return self._start_process(control, payload, method)
         finally:
             payload.close()
 
-    def _start_process(self, control: socket.socket, load: LoadJob, load_here: bool) -> Any:
+    def _start_process(self, control: socket.socket, load: LoadJob, method: str) -> Any:
         process = self._context.Process(  # type: ignore[attr-defined]
             target=template_main,
-            args=(control, os.getpid(), self._memory, load, load_here),
-            name="penstock-template",
+            args=(control, os.getpid(), self._memory, load, method),
+            name=Name("penstock-template"),
             daemon=True,
         )
         process.start()

@@ -3,7 +3,8 @@
 It is serialised once, into anonymous shared memory, and read from there by whoever unpickles it: the
 template under forkserver, every worker under spawn. That is done while the template's process is being
 started: only then do locks, ``multiprocessing.Value`` and the like let themselves be sent. They and tensors
-in shared memory stay shared, as with torch.
+in shared memory stay shared, as with torch. The memory of large arrays and tensors lies beside the pickle
+(PEP 574), and is mapped on the other side: a worker copies only the pages that it writes to.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import pickle
 from collections import ChainMap
 from multiprocessing import reduction
 from typing import Any
@@ -19,6 +21,7 @@ import cloudpickle
 import torch
 from torch.multiprocessing.reductions import reduce_storage, reduce_typed_storage
 
+from penstock.backends.processes.prologue import hold_interrupts
 from penstock.backends.processes.worker import WorkerJob
 from penstock.errors import DatasetNotSendableError
 
@@ -36,16 +39,15 @@ class Payload:
         self._fd = os.memfd_create("penstock-payload", os.MFD_CLOEXEC)
 
     def __call__(self) -> WorkerJob:
-        with mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ) as data:
-            job: WorkerJob = cloudpickle.loads(data)
+        job: WorkerJob = _read(self._fd)
         if self._once:
             self.close()
         return job
 
     def __getstate__(self) -> dict[str, Any]:
-        data = _dumps(self._job, self._start_method)
-        with open(self._fd, "wb", closefd=False) as file:
-            file.write(data)
+        _write(self._fd, _parts(self._job, self._start_method))
+        if self._start_method == "spawn":  # the process comes next; a fork server would keep this for ever
+            hold_interrupts()
         return {"once": self._once, "fd": reduction.DupFd(self._fd)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -55,41 +57,111 @@ class Payload:
         os.close(self._fd)
 
 
+# -- the file: where its parts lie, then the pickle, then the memory of large arrays ---------------
+
+_ALIGNED = 64
+Part = bytes | memoryview
+
+
+def _write(fd: int, parts: list[Part]) -> None:
+    places, end = [], 0
+    for part in parts:
+        places.append((end, len(part)))
+        end += -(-len(part) // _ALIGNED) * _ALIGNED
+    head = pickle.dumps(places)
+    begin = _begin(len(head))
+    with open(fd, "wb", closefd=False) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for (place, _), part in zip(places, parts, strict=True):
+            file.seek(begin + place)
+            file.write(part)
+        file.truncate(begin + end)
+
+
+def _read(fd: int) -> Any:
+    """Writing into what it gives changes a private copy of the page."""
+    data = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_COPY))
+    size = int.from_bytes(data[:8], "little")
+    begin = _begin(size)
+    places = pickle.loads(data[8 : 8 + size])
+    first, *others = (data[begin + place : begin + place + length] for place, length in places)
+    return cloudpickle.loads(first, buffers=others)
+
+
+def _begin(head: int) -> int:
+    """Where the parts begin, after a head of so many bytes."""
+    return -(-(8 + head) // _ALIGNED) * _ALIGNED
+
+
+# -- pickling --------------------------------------------------------------------------------------
+
+_LARGE = 1 << 20
+"""Smaller arrays and tensors are pickled like everything else; in bytes."""
+
+
 def _is_shared(storage: torch.UntypedStorage) -> bool:
     return storage.device.type == "cpu" and storage.is_shared()
+
+
+def _is_large(storage: torch.UntypedStorage) -> bool:
+    return storage.device.type == "cpu" and storage.nbytes() >= _LARGE
 
 
 def _reduce_storage(storage: torch.UntypedStorage) -> Any:
     """A tensor's memory: by reference if it is shared. torch's own way would move any other there, too."""
     if _is_shared(storage):
         return reduce_storage(storage)  # type: ignore[no-untyped-call]
+    if _is_large(storage):
+        memory: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+        return _storage_over, (pickle.PickleBuffer(memory),)
     return storage.__reduce_ex__(cloudpickle.DEFAULT_PROTOCOL)
+
+
+def _storage_over(memory: Any) -> torch.UntypedStorage:
+    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
 
 
 def _reduce_typed_storage(storage: torch.TypedStorage) -> Any:
     if _is_shared(storage._untyped_storage):
         return reduce_typed_storage(storage)  # type: ignore[no-untyped-call]
+    if _is_large(storage._untyped_storage):
+        return _typed_storage, (storage._untyped_storage, storage.dtype)
     return storage.__reduce_ex__(cloudpickle.DEFAULT_PROTOCOL)
+
+
+def _typed_storage(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.TypedStorage:
+    return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, for what is shared between processes too."""
 
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, parts: list[Part]) -> None:
+        """Large memory is added to `parts`."""
+
+        def keep(buffer: pickle.PickleBuffer) -> bool:
+            """Whether to pickle it instead."""
+            memory = buffer.raw()
+            if len(memory) < _LARGE:
+                return True
+            parts.append(memory)
+            return False
+
         registered: dict[type, Any] = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
         others = {cls: reduce for cls, reduce in registered.items() if not cls.__module__.startswith("torch")}
         torchs = {torch.UntypedStorage: _reduce_storage, torch.TypedStorage: _reduce_typed_storage}
         self.dispatch_table = ChainMap({**others, **torchs}, cloudpickle.Pickler.dispatch_table)
-        super().__init__(file)
+        super().__init__(file, buffer_callback=keep)
 
 
-def _serialised(value: object) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file).dump(value)
-    return file.getvalue()
+def _serialised(value: object) -> list[Part]:
+    """Its pickle, and the large memory that goes with it."""
+    file, large = io.BytesIO(), list[Part]()
+    _Pickler(file, large).dump(value)
+    return [file.getbuffer(), *large]
 
 
-def _dumps(job: WorkerJob, start_method: str) -> bytes:
+def _parts(job: WorkerJob, start_method: str) -> list[Part]:
     try:
         return _serialised(job)
     except Exception as error:

@@ -22,8 +22,9 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from penstock.arena import Memory
-from penstock.backends.processes import failures
+from penstock.backends.processes import failures, threads
 from penstock.backends.processes.messages import Ended, EndWorkers, Started, StartWorker, Unready
+from penstock.backends.processes.prologue import ignore_interrupts
 from penstock.backends.processes.wire import Channel, frame, unframe
 from penstock.backends.processes.worker import LoadJob, WorkerJob, worker_main
 from penstock.errors import WorkerError
@@ -32,19 +33,18 @@ _FORK = multiprocessing.get_context("fork")
 _MESSAGE_BYTES = 16384
 
 
-def template_main(
-    control: socket.socket, main_pid: int, memory: Memory, load: LoadJob, load_here: bool
-) -> None:
-    """The life of the template, from its start on.
+def template_main(control: socket.socket, main_pid: int, memory: Memory, load: LoadJob, method: str) -> None:
+    """The life of the template, from its start on by `method`.
 
-    `load` gives the job; with `load_here` it is called here, once, otherwise in each worker.
+    `load` gives the job; it is called here, once, but under spawn in each worker.
     """
     multiprocessing.current_process().daemon = False  # a daemonic process may have no children
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the user's handler is for the user's process
     signal.set_wakeup_fd(-1)
-    if load_here:
+    threads.one_from_here_on(forked=method == "fork")
+    if method != "spawn":
         try:
             load = partial(identity, load())
         except Exception as error:
