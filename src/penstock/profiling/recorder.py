@@ -10,6 +10,8 @@ from penstock.profiling.data import Ceiling, Loop
 from penstock.profiling.figures import mean
 
 Clock = Callable[[], float]
+CPU_EVERY = 8
+"""The CPU clocks are read for one batch in so many: the kernel has to be asked, which takes microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class _Batch:
     asked: float
     got: float
     samples: int
-    wait_cpu: float
-    step_cpu: float
+    wait_cpu: float | None = None
+    step_cpu: float | None = None
     ended: float | None = None
 
 
@@ -65,24 +67,30 @@ class LoopRecorder:
     def ask(self) -> float:
         """``next()`` is called: the step before it is over. Returns the time."""
         self._asked = self._clocks.wall()
-        process = self._clocks.process_cpu()
         if self._open is not None:
             self._open.ended = self._asked
-            self._open.step_cpu = process - self._process
+            if self._open.wait_cpu is not None:
+                self._open.step_cpu = self._clocks.process_cpu() - self._process
             self._counted.append(self._open)
             self._open = None
-        self._thread = self._clocks.thread_cpu()
+        if self._reads_cpu():
+            self._thread = self._clocks.thread_cpu()
         return self._asked
+
+    def _reads_cpu(self) -> bool:
+        return self.batches % CPU_EVERY == 1
 
     def got(self, samples: int) -> float:
         """A batch is there. Returns the time."""
         now = self._clocks.wall()
-        used = self._clocks.thread_cpu() - self._thread
-        self._process = self._clocks.process_cpu()
+        used = None
+        if self._reads_cpu():
+            used = self._clocks.thread_cpu() - self._thread
+            self._process = self._clocks.process_cpu()
         if self._in_epoch == 0:
             self._first_batch(now)
         else:
-            self._open = _Batch(self._asked, now, samples, used, 0.0)
+            self._open = _Batch(self._asked, now, samples, used)
         self._in_epoch += 1
         self.batches += 1
         return now
@@ -126,8 +134,8 @@ class LoopRecorder:
             self._first_s,
             mean(self._gaps) if self._gaps else None,
             self._epochs,
-            mean(batch.wait_cpu for batch in batches),
-            mean(batch.step_cpu for batch in batches),
+            mean(batch.wait_cpu for batch in batches if batch.wait_cpu is not None),
+            mean(batch.step_cpu for batch in batches if batch.step_cpu is not None),
         )
 
 

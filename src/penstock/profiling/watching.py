@@ -211,7 +211,7 @@ def samples_in(batch: Any, loader: Any) -> int:
     if not getattr(loader, "_auto_collation", True):
         return 1
     if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.dim() else 1
+        return int(batch.shape[0]) if batch.dim() else 1
     inner = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
     for each in inner:
         if isinstance(each, torch.Tensor | list | tuple | dict):
