@@ -1,12 +1,14 @@
-"""The four cases of speed: what each loads, with how many workers, and against which targets."""
+"""The cases of speed: what each loads, with how many workers, and against which targets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import bare
 from benchmarks.datasets import ByteImages, FloatImages, TinyTensors
+from benchmarks.prepared import prepare_contenders, prepare_targets, raw_contenders, raw_targets
 from benchmarks.targets import Target, image_targets, pair_targets
 from penstock.demo.cases import LOADERS, SimpleDataset
 from penstock.demo.images import Recipe, make_images
@@ -65,7 +67,28 @@ def cheap_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
     return _pair_case("cheap", "100 floats a sample, batch 32", options, 3.0)
 
 
-CASES = {"pil": pil_case, "uint8": uint8_case, "tiny": tiny_case, "cheap": cheap_case}
+def prepare_case(scale: Scale, folder: Path) -> Case:
+    """The work done once: decode, resize and encode, to disk."""
+    _images(folder, 1)
+    contenders = prepare_contenders(folder, scale.images)
+    return Case("prepare", "JPEG to JPEG of 256 pixels, prepared", contenders, prepare_targets)
+
+
+def raw_case(scale: Scale, folder: Path) -> Case:
+    """Images that were prepared raw."""
+    _images(folder, 1)
+    contenders = raw_contenders(folder, 8 * scale.images)
+    return Case("raw", "Raw images of 256 pixels, crop and flip by OpenCV, batch 64", contenders, raw_targets)
+
+
+CASES = {
+    "pil": pil_case,
+    "uint8": uint8_case,
+    "tiny": tiny_case,
+    "cheap": cheap_case,
+    "prepare": prepare_case,
+    **({"raw": raw_case} if find_spec("cv2") else {}),
+}
 
 
 def _image_case(name: str, title: str, dataset: Any, goal: float) -> Case:

@@ -12,8 +12,13 @@ from penstock.errors import (
     BatchTimeoutError,
     BatchTooLargeError,
     ClosedError,
+    DamagedShardError,
     DatasetNotSendableError,
+    NotFingerprintableError,
+    NotRepeatableError,
+    NotStorableError,
     PenstockError,
+    PrepareError,
     SampleTimeoutError,
     StateError,
     TooManyErrorsError,
@@ -24,9 +29,11 @@ from penstock.stats import Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
+    from penstock.caching import CachedDataset, CacheStats, cache
     from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.preparing import PreparedDataset, prepare
     from penstock.profiling import Reading, Report, monitor, profile, to_tensorboard
 
 __all__ = [
@@ -34,12 +41,20 @@ __all__ = [
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
+    "CacheStats",
+    "CachedDataset",
     "ClosedError",
+    "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
     "DistributedIterableDataset",
     "DistributedSampler",
+    "NotFingerprintableError",
+    "NotRepeatableError",
+    "NotStorableError",
     "PenstockError",
+    "PrepareError",
+    "PreparedDataset",
     "Reading",
     "Report",
     "SampleTimeoutError",
@@ -50,7 +65,9 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "cache",
     "monitor",
+    "prepare",
     "profile",
     "to_tensorboard",
     "upgrade",
@@ -58,12 +75,17 @@ __all__ = [
 
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
+    "CacheStats": "penstock.caching",
+    "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
     "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
+    "PreparedDataset": "penstock.preparing",
     "Reading": "penstock.profiling",
     "Report": "penstock.profiling",
+    "cache": "penstock.caching",
     "monitor": "penstock.profiling",
+    "prepare": "penstock.preparing",
     "profile": "penstock.profiling",
     "to_tensorboard": "penstock.profiling",
     "upgrade": "penstock.integrations.upgrade",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +17,9 @@ from penstock.backends.base import Backend, State
 from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
-from penstock.fetch import Recipe
+from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
 from penstock.plan import Course
+from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine
 from penstock.resume import Passage
 from penstock.stats import Recorder
 
@@ -49,30 +54,54 @@ class Session:
         self._in_order = bool(getattr(loader, "in_order", True))
         self._generation = 0
         self._next_count = 1
-        self._engine: Engine | None = None
+        self._engine: Engine | ReadyEngine | None = None
         self.arena = pool.take()
-        self._backend = self._make_backend(loader)
-        try:
-            self._backend.start()
-        except BaseException:
-            self.close()
-            raise
+        self._owner = os.getpid()
+        self._make_backend = self._backend_maker(loader)
+        self._backend: Backend | None = None
+        self._ready = self._ready_getter(loader)
+        if self._ready is None:
+            self._started()
 
-    def _make_backend(self, loader: Loader) -> Backend:
+    def _ready_getter(self, loader: Loader) -> ReadyGetter | None:
+        """Where all samples lie, if they lie in memory and a batch of them is as quickly gathered here as it
+        would be received from a worker."""
+        if not self._recipe.rows or self._recipe.by_turns:
+            return None
+        spec = ready_spec(loader.dataset)
+        size = getattr(loader.batch_sampler, "batch_size", None)
+        if spec is None or (self.workers and (not size or size * spec.sample_bytes > GATHER_BYTES)):
+            return None
+        return ready_getter(loader.dataset)
+
+    def _started(self) -> Backend:
+        """The backend, started when it is first needed."""
+        if self._backend is None:
+            self._backend = self._make_backend()
+            try:
+                self._backend.start()
+            except BaseException:
+                self.close()
+                raise
+        return self._backend
+
+    def _backend_maker(self, loader: Loader) -> Callable[[], Backend]:
         if loader.num_workers == 0:
-            return InlineBackend(self._recipe)
+            return partial(InlineBackend, self._recipe)
         if loader.num_workers > MAX_WORKERS:
             raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {loader.num_workers}")
         job = WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)
         context = loader.multiprocessing_context or multiprocessing.get_context()
-        return ProcessesBackend(job, self.arena.memory, context, self._base_seed)
+        return lambda: ProcessesBackend(job, self.arena.memory, context, self._base_seed)
 
     def abandon(self) -> bool:
         """Give up the epoch that is under way; False if these workers are of no more use."""
-        usable = self._backend.usable_here and self._backend.state is State.OPEN
+        usable = os.getpid() == self._owner
+        if self._backend is not None:
+            usable = self._backend.usable_here and self._backend.state is State.OPEN
         return usable and (self._engine is None or self._engine.abandon())
 
-    def begin(self, loader: Loader, passage: Passage, recorder: Recorder) -> Engine:
+    def begin(self, loader: Loader, passage: Passage, recorder: Recorder) -> Engine | ReadyEngine:
         """Start an epoch; the one before it was given up."""
         self._generation += 1
         course = self._course(loader, passage)
@@ -90,8 +119,20 @@ class Session:
             book=loader._book,
             dataset=self.dataset,
         )
-        self._engine = Engine(epoch, self._backend, self.arena, recorder)
+        if self._ready is None:
+            self._engine = self._workers_engine(epoch, recorder)
+            return self._engine
+        self._engine = ReadyEngine(
+            passage,
+            MOST_BATCHES if passage.foreseeable else max(1, self._ahead),
+            self._ready,
+            recorder,
+            lambda batches: self._workers_engine(dataclasses.replace(epoch, batches=batches), recorder),
+        )
         return self._engine
+
+    def _workers_engine(self, epoch: Epoch, recorder: Recorder) -> Engine:
+        return Engine(epoch, self._started(), self.arena, recorder)
 
     def _course(self, loader: Loader, passage: Passage) -> Course:
         """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
@@ -108,10 +149,12 @@ class Session:
         return Course(self._generation, base_seed, passage.announced, announced=True)
 
     def close(self) -> None:
-        self._backend.close()
+        if self._backend is not None:
+            self._backend.close()
         if self._engine is not None:
             self._engine.release()
-        if self._backend.settled:
+            self._engine = None  # it may lead back to us
+        if self._backend is None or self._backend.settled:
             self.arena.trim(keep=self._ahead + 1)
             self._pool.give(self.arena)
         else:

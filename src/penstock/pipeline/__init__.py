@@ -10,7 +10,7 @@ from penstock.pipeline.marks import Marks
 from penstock.pipeline.proof import Costs
 from penstock.pipeline.randomness import name_of, why_random
 from penstock.pipeline.same import same
-from penstock.pipeline.study import Step, Study, study
+from penstock.pipeline.study import Step, Study, Until, study
 
 __all__ = [
     "CannotCut",
@@ -19,6 +19,7 @@ __all__ = [
     "Marks",
     "Step",
     "Study",
+    "Until",
     "name_of",
     "same",
     "study",

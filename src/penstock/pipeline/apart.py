@@ -7,13 +7,14 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import cloudpickle
 import torch
 
 T = TypeVar("T")
 
 
 def run_apart(function: Callable[[], T]) -> T:
-    """What `function` returns, in a forked copy of this process; it has to be picklable.
+    """What `function` returns, in a forked copy of this process; it has to be picklable (cloudpickle).
 
     Raises:
         RuntimeError: if the copy died.
@@ -55,7 +56,7 @@ def _run(function: Callable[[], Any], writing: int) -> None:
 
 def _outcome(function: Callable[[], Any]) -> bytes:
     try:
-        return pickle.dumps((None, function()))
+        return bytes(cloudpickle.dumps((None, function())))
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,21 +37,17 @@ class Cut:
     """A dataset in two parts: ``finish(*start(index))`` is ``dataset[index]``.
 
     `steps` tells, for each site, how many steps of its transform belong to the first part; with no sites,
-    that is all of the sample. Both parts use the user's own transforms; the dataset is copied along its
-    wrappers, and stays as it is. To be pickled together with the dataset, if at all.
+    that is all of the sample. Both parts use the user's own transforms; the dataset itself stays as it is. To
+    be pickled together with the dataset, if at all.
 
     Attributes:
-        start_from: the copy.
-        steps: as given.
+        dataset: the user's.
     """
 
     def __init__(self, dataset: Any, steps: Mapping[Site, int], watch: Watch | None = None) -> None:
-        self._compositions = [(site.composition, place) for site, place in steps.items()]
-        heads = {
-            site: Head(site.composition, number, place, watch)
-            for number, (site, place) in enumerate(steps.items())
-        }
-        self.start_from = with_transforms(dataset, heads)
+        self.dataset = dataset
+        self._steps, self._watch = list(steps.items()), watch
+        self._copy: tuple[int, Any] | None = None
 
     def start(self, index: Any) -> tuple[Any, Marks]:
         """The first part of a sample: its values up to the cut, and where the rest goes on.
@@ -59,14 +56,34 @@ class Cut:
             CannotCut: if the dataset does more with what is marked than to pass it on.
         """
         calls.take()
-        return open_marks(self.start_from[index])
+        return open_marks(self._source()[index])
+
+    def kept_steps(self) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """The steps of the first part, by the object that has the transform (its id) and the attribute."""
+        found = {(id(s.owner), s.attribute): s.composition.steps[:place] for s, place in self._steps}
+        return {**{(owner, "transforms"): steps for (owner, _), steps in found.items()}, **found}
+
+    def _source(self) -> Any:
+        """The dataset, cut short: a copy made in this process, so that it has what ``worker_init_fn`` set."""
+        if not self._steps:
+            return self.dataset
+        if self._copy is None or self._copy[0] != os.getpid():
+            heads = {
+                site: Head(site.composition, number, place, self._watch)
+                for number, (site, place) in enumerate(self._steps)
+            }
+            self._copy = os.getpid(), with_transforms(self.dataset, heads)
+        return self._copy[1]
 
     def finish(self, values: Any, marks: Marks) -> Any:
         """The sample. Its parts may be changed in place by the user's steps: give them away."""
         if not marks.places:
             return values
         finished = []
-        for (site, _), parts in zip(marks.calls, marks.parts(values), strict=True):
-            composition, place = self._compositions[site]
-            finished.append(composition.rest(place, parts))
+        for (number, _), parts in zip(marks.calls, marks.parts(values), strict=True):
+            site, place = self._steps[number]
+            finished.append(site.composition.rest(place, parts))
         return marks.put_back(values, finished)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copy": None}

@@ -113,12 +113,13 @@ def _first_difference(once: list[_Step], again: list[_Step]) -> _Step | None:
     return next((a for a, b in pairs if a.drawn or b.drawn or not same(a.parts, b.parts)), None)
 
 
-def prove(dataset: Any, cut: Cut, samples: Sequence[Any]) -> Costs:
-    """Prove that `cut` gives the dataset's samples, of which the first part is the same every time.
+def prove(cut: Cut, samples: Sequence[Any]) -> Costs:
+    """Prove that `cut` gives its dataset's samples, of which the first part is the same every time.
 
     Raises:
         CannotCut: if that isn't so; it says why.
     """
+    dataset = cut.dataset
     generators = Generators(dataset)
     kept, start_s = _starts(cut, samples, generators, SEEDS[0])
     again, _ = _starts(cut, samples[::-1], generators, SEEDS[1])
@@ -135,8 +136,18 @@ def prove(dataset: Any, cut: Cut, samples: Sequence[Any]) -> Costs:
         states = generators.states()
         generators.seed(SEEDS[2])
         if not same(dataset[index], finished) or (marks.places and generators.states() != states):
-            raise CannotCut("made in two parts, a sample isn't what it is in one go")
+            raise CannotCut(_why_different(dataset, index, generators))
     return Costs(start_s / len(samples), finish_s / len(samples))
+
+
+def _why_different(dataset: Any, index: Any, generators: Generators) -> str:
+    """What to say of a sample that is another one when it is made in two parts."""
+    generators.seed(SEEDS[2])
+    once = copy.deepcopy(dataset[index])
+    generators.seed(SEEDS[2])
+    if not same(once, dataset[index]):
+        return "a random step draws from something that can't be seeded, so that nothing can be proved"
+    return "made in two parts, a sample isn't what it is in one go"
 
 
 def _starts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from penstock.errors import NotRepeatableError
 from penstock.pipeline.apart import run_apart
 from penstock.pipeline.compositions import CannotCut
 from penstock.pipeline.cut import Cut
+from penstock.pipeline.marks import Marks
 from penstock.pipeline.proof import Costs, longest, prove
 from penstock.pipeline.randomness import name_of, why_random
 from penstock.pipeline.sites import Site, groups_of
@@ -20,6 +21,11 @@ SAMPLES = 8
 """How many samples, from all over the dataset, the proof is made on."""
 
 Until = int | str | None
+Look = Callable[[Any, Marks], Any]
+
+
+def nothing(values: Any, marks: Marks) -> None:
+    """A look at nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +52,14 @@ class Study:
         pipelines: for each transform that is cut, where it is and its steps; empty if whole samples are
             the same every time.
         costs: of a sample, measured on those that the proof was made on.
-        samples: how many those were.
+        looks: what `look` gave for the first part of each of them.
         notes: what was tried and wouldn't do.
     """
 
     cut: Cut
     pipelines: tuple[tuple[str, tuple[Step, ...]], ...]
     costs: Costs
-    samples: int
+    looks: tuple[Any, ...]
     notes: tuple[str, ...]
 
     @property
@@ -73,17 +79,18 @@ class Study:
                 lines.append(f"  {number}  {'kept' if step.kept else 'run '}  {step.name}{why}")
         kept, rest = self.costs.start_s * 1e3, self.costs.finish_s * 1e3
         lines.append(
-            f"Proved on {self.samples} samples: {kept:.3g} ms of a sample are the same every time, "
+            f"Proved on {len(self.looks)} samples: {kept:.3g} ms of a sample are the same every time, "
             f"{rest:.3g} ms are not."
         )
         return "\n".join([*lines, *self.notes])
 
 
-def study(dataset: Any, until: Until = None) -> Study:
+def study(dataset: Any, until: Until = None, look: Look = nothing) -> Study:
     """Find the part of `dataset`'s samples that is the same every time.
 
-    A few samples are made for that, in a process forked from this one. `until` sets the cut by hand: the
-    number, or the name, of the first step that isn't to be kept.
+    A few samples are made for that, in a process forked from this one, where `look` is shown the first part
+    of each (its values and its marks); what it returns has to be picklable. `until` sets the cut by hand:
+    the number, or the name, of the first step that isn't to be kept.
 
     Raises:
         NotRepeatableError: if there is no such part, or it doesn't reach up to `until`.
@@ -101,23 +108,25 @@ def study(dataset: Any, until: Until = None) -> Study:
     wanted = [_by_hand(group, until) for group in groups] if until is not None else []
     if until is not None and not any(wanted):
         raise ValueError(_no_such_step(until, groups))
-    which, places, costs, samples, notes = run_apart(partial(_find, dataset, groups, wanted))
+    which, places, costs, looks, notes = run_apart(partial(_find, dataset, groups, wanted, look))
     sites = groups[which] if which is not None else []
     steps = dict(zip(sites, places, strict=True))
     described = tuple((str(site), _steps(site, place)) for site, place in steps.items())
-    return Study(Cut(dataset, steps), described, costs, samples, tuple(notes))
+    return Study(Cut(dataset, steps), described, costs, tuple(looks), tuple(notes))
 
 
-_Found = tuple[int | None, list[int], Costs, int, list[str]]
+_Found = tuple[int | None, list[int], Costs, list[Any], list[str]]
 
 
-def _find(dataset: Any, groups: list[list[Site]], wanted: list[dict[Site, int]]) -> _Found:
+def _find(dataset: Any, groups: list[list[Site]], wanted: list[dict[Site, int]], look: Look) -> _Found:
     """Which group to cut, or None for none, and after how many steps each; in a process of its own."""
     samples = _some_samples(dataset)
     notes: list[str] = []
+    whole = Cut(dataset, {})
     if not wanted and not _known_random(groups):
         try:
-            return None, [], prove(dataset, Cut(dataset, {}), samples), len(samples), notes
+            costs = prove(whole, samples)
+            return None, [], costs, [look(*whole.start(index)) for index in samples], notes
         except CannotCut as error:
             notes.append(f"Whole samples can't be kept: {error}.")
     for number, group in enumerate(groups):
@@ -128,13 +137,14 @@ def _find(dataset: Any, groups: list[list[Site]], wanted: list[dict[Site, int]])
             found = longest(dataset, steps, samples)
             if wanted and found != steps:
                 raise CannotCut(_random_before(steps, found))
-            costs = prove(dataset, Cut(dataset, found), samples)
+            cut = Cut(dataset, found)
+            costs = prove(cut, samples)
         except CannotCut as error:
             notes.append(f"Not cut at {group[0]}: {error}.")
             continue
         if all(place == len(site.composition.steps) for site, place in found.items()):
-            return None, [], costs, len(samples), notes
-        return number, list(found.values()), costs, len(samples), notes
+            return None, [], costs, [look(*whole.start(index)) for index in samples], notes
+        return number, list(found.values()), costs, [look(*cut.start(index)) for index in samples], notes
     raise NotRepeatableError(type(dataset).__qualname__, " ".join(notes))
 
 
