@@ -218,3 +218,14 @@ def test_what_it_is_at_is_shown_where_that_is_wanted(capsys: pytest.CaptureFixtu
     assert "the loop, with the loader's batches" in said
     assert "measuring samples in a worker" in said
     assert "num_workers=1" in said
+
+
+@pytest.mark.slow
+def test_a_cache_is_followed_as_well() -> None:
+    loader = penstock.DataLoader(Computing(0.02, 80), batch_size=4, num_workers=len(os.sched_getaffinity(0)))
+    with loader:
+        report = penstock.profile(loader, step_of(0.005), seconds=1, check=True)
+    assert report.verdict.advice[0].setting == "penstock.cache(dataset)"
+    assert report.checked is not None
+    assert report.checked.setting == "penstock.cache(dataset)"
+    assert report.checked.samples_per_s > 2 * report.samples_per_s

@@ -78,6 +78,7 @@ class _Session:
     def __init__(self, options: Options) -> None:
         self._options, self._process = options, os.getpid()
         self._sites: dict[tuple[str, int], _Site] = {}
+        self._original: dict[int, int] = {}
         self._live: Live | None = None
         self._ours = False
 
@@ -110,18 +111,17 @@ class _Session:
 
         frame = user_frame(sys._getframe(2))
         where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-        key = where, id(loader.dataset)
+        key = where, self._original.get(id(loader.dataset), id(loader.dataset))
         site = self._sites.get(key)
+        if self._options.where == where and (site is None or site.loader is not loader):
+            self._change(loader)
         if site is None:
-            if self._options.where in (where, "*"):
-                self._change(loader)
             assert self._live is not None
             limits = Limits(self._options.batches, self._options.seconds)
             watch = watch_of(loader, limits, True, self._live.tick)
             site = self._sites[key] = _Site(watch, setting_of(loader, where), loader)
             self._live.__enter__()
-        elif self._options.where == where:
-            self._change(loader)
+        site.loader = loader
         if site.watch.over:
             raise EnoughSeen
         return site.watch.iterate(lambda: original(loader), functools.partial(self._end_of_epoch, site))
@@ -129,7 +129,13 @@ class _Session:
     def _change(self, loader: Any) -> None:
         from penstock.profiling.apply import apply_here
 
-        apply_here(loader, self._options.changes)
+        dataset = id(loader.dataset)
+        self._ours = True
+        try:
+            apply_here(loader, self._options.changes)
+        finally:
+            self._ours = False
+        self._original[id(loader.dataset)] = dataset
 
     def _end_of_epoch(self, site: _Site, watch: Watch) -> None:
         """Measure the rest while what the loader reads is still there; then end the script if it is time."""

@@ -12,6 +12,10 @@ from penstock.profiling.data import Measurement, Part
 from penstock.profiling.diagnose import ENOUGH, Cause
 from penstock.profiling.predict import CACHE_SAMPLE_S, Prediction, predict
 
+CACHE_UNTIL = "cache_until"
+"""The change that puts a cache around the dataset: up to this step, or as far as it goes."""
+FILL_S = 60.0
+"""A cache that takes longer to fill isn't tried."""
 WORTH = 1.05
 """A change that brings less than this factor isn't advised."""
 
@@ -162,7 +166,10 @@ def _cache_after(m: Measurement, part: Part) -> Advice | None:
     steady = following is None or following.deterministic is not True
     until = "" if steady or following is None else f", until={following.name!r}"
     why = f"all up to {part.name} is the same every time"
-    return Advice(f"penstock.cache(dataset{until})", why, expected)
+    fill_s = (m.setting.dataset_size or 0) / max(figures.samples_per_s(m), 1e-9)
+    cut = following.name if until and following is not None else None
+    changes = {CACHE_UNTIL: cut} if fill_s <= FILL_S else {}
+    return Advice(f"penstock.cache(dataset{until})", why, expected, changes)
 
 
 def _both(m: Measurement, cached: Advice, part: str, most: int) -> Iterator[Advice]:
