@@ -114,6 +114,7 @@ def shown(page: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, st
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 class TestInABrowser:
     def test_nothing_goes_wrong(self, shown: tuple[str, str]) -> None:
