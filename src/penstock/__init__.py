@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
     from penstock.preparing import PreparedDataset, prepare
-    from penstock.profiling import Reading, Report, monitor, profile, to_tensorboard
+    from penstock.profiling.monitoring import Reading, monitor, to_tensorboard
+    from penstock.profiling.report import Report
+    from penstock.profiling.session import profile
 
 __all__ = [
     "BadSample",
@@ -81,13 +83,13 @@ _NEED_TORCH = {
     "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "PreparedDataset": "penstock.preparing",
-    "Reading": "penstock.profiling",
-    "Report": "penstock.profiling",
+    "Reading": "penstock.profiling.monitoring",
+    "Report": "penstock.profiling.report",
     "cache": "penstock.caching",
-    "monitor": "penstock.profiling",
+    "monitor": "penstock.profiling.monitoring",
     "prepare": "penstock.preparing",
-    "profile": "penstock.profiling",
-    "to_tensorboard": "penstock.profiling",
+    "profile": "penstock.profiling.session",
+    "to_tensorboard": "penstock.profiling.monitoring",
     "upgrade": "penstock.integrations.upgrade",
 }
 """Imported when first asked for: `penstock run` is there before its program, which imports torch itself."""

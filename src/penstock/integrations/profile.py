@@ -15,9 +15,9 @@ from typing import Any
 from penstock.integrations.profiled import VARIABLE, Options
 from penstock.integrations.run import VARIABLE as RUN_VARIABLE
 from penstock.integrations.run import command
-from penstock.profiling import Report
 from penstock.profiling.check import best_advice, checked
 from penstock.profiling.data import Measurement, from_plain
+from penstock.profiling.report import Report
 
 
 @dataclass(frozen=True, slots=True)
