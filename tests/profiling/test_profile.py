@@ -87,7 +87,7 @@ def test_computing_samples_are_told_from_waiting_ones() -> None:
 
 @pytest.mark.slow
 def test_a_lock_that_workers_share_is_found() -> None:
-    report = profiled(Locked(0.02), 2, 0.005)
+    report = profiled(Locked(0.02), 2, 0.005, seconds=5, batches=15)
     assert report.verdict.cause is Cause.SERIALISED
     samples = report.data.samples
     assert samples is not None
@@ -97,7 +97,7 @@ def test_a_lock_that_workers_share_is_found() -> None:
 
 @pytest.mark.slow
 def test_one_slow_sample_in_a_hundred_is_found_and_named() -> None:
-    report = profiled(Rarely(0.001), 2, 0.001, seconds=1.5)
+    report = profiled(Rarely(0.001), 2, 0.001, seconds=5, batches=60)
     assert report.verdict.cause is Cause.OUTLIERS
     samples = report.data.samples
     assert samples is not None

@@ -28,6 +28,8 @@ from penstock.profiling.trials import Source
 
 MOST_SAMPLES = 500
 LINES_SHOWN = 10
+TOGETHER_S = 0.8
+"""Two workers are watched for so long at least: they don't start at the same moment."""
 STUDY_SAMPLES = 60
 """About so many samples are made to prove which part is the same every time."""
 STUDY_S = 10.0
@@ -45,15 +47,15 @@ def measure_samples(source: Source, seconds: float, problems: list[str]) -> Samp
         SamplesNotMeasured: if not even one sample could be made.
     """
     indices = _indices(source)
-    each = seconds / 4
-    costs = _ask(source, [Task(COSTS, indices, each)], 1)[0]
+    each = seconds / 5
+    costs = _ask(source, [Task(COSTS, indices, 2 * each)], 1)[0]
     if not costs.costs:
         raise SamplesNotMeasured(costs.problem or "the dataset gave no samples")
     tasks = [Task(PARTS, indices, each), Task(LINES, indices, each)]
     if not source.iterable and STUDY_SAMPLES * fmean(c.wall for c in costs.costs) < STUDY_S:
         tasks.append(Task(STEADY, (), 0.0))
     parts, lines, *steady = _ask(source, tasks, 1)
-    pair = _ask(source, [Task(LINES, indices, each)] * 2, 2)
+    pair = _ask(source, [Task(LINES, indices, max(each, TOGETHER_S))] * 2, 2)
     problems += [each.problem for each in (costs, parts, lines, *steady, *pair) if each.problem]
     return _together(costs, parts, lines, steady[0] if steady else None, pair)
 
