@@ -42,7 +42,7 @@ LAYERS: dict[str, int] = {
     "ready": 4,
     "loader": 5,
     "demo": 6,
-    "profile": 6,
+    "profiling": 6,
     "trials": 6,
     "caching": 3,
     "preparing": 6,
@@ -72,6 +72,20 @@ EXPORTED = {
         "penstock.tree",
     },
     "trials": {"penstock.loader"},
+    "profiling": {
+        "penstock.bad",
+        "penstock.caching",
+        "penstock.errors",
+        "penstock.fetch",
+        "penstock.loader",
+        "penstock.machine",
+        "penstock.original",
+        "penstock.pipeline",
+        "penstock.pipeline.compositions",
+        "penstock.pipeline.sites",
+        "penstock.pipeline.study",
+        "penstock.stats",
+    },
 }
 """The same for rooms of layer 6 that `penstock` exports, and that therefore can't import it."""
 

@@ -289,7 +289,7 @@ class Engine:
             return
         timing = event.timing
         self._recovery.alive(event.worker)
-        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
+        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s, timing.ended)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1

@@ -78,7 +78,7 @@ class WorkerHandle:
             result.offset,
             result.generation,
             self._outcome(result.kind, result.detail),
-            fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing),
+            fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing, result.ended),
             tuple(replace(BadSample(*fields), worker=self.number) for fields in result.bad),
         )
 
