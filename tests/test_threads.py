@@ -78,6 +78,7 @@ def test_one_thread_in_a_worker_and_as_many_as_before_in_the_main_process(method
     assert dict(os.environ) == environment
 
 
+@pytest.mark.timeout(120)
 def test_opencv_with_threads_before_the_fork() -> None:
     """In a process of its own: OpenCV's threads, once started, stay."""
     pytest.importorskip("cv2")
@@ -89,15 +90,12 @@ def work():
     assert cv2.resize(image, (500, 500)).mean() == 1
 cv2.setNumThreads(3)
 work()
-def two(_):
-    cv2.setNumThreads(2)
 if __name__ == "__main__":
     assert first(Counts(work))["cv2"] == 1
-    assert first(Counts(work), worker_init_fn=two)["cv2"] == 2
     assert cv2.getNumThreads() == 3
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
     )
     assert (done.returncode, done.stderr) == (0, "")
 
