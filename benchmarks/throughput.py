@@ -1,13 +1,15 @@
-"""The four cases of speed: what each loads, with how many workers, and against which targets."""
+"""The cases of speed: what each loads, with how many workers, and against which targets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import bare
 from benchmarks.datasets import ByteImages, FloatImages, TinyTensors
+from benchmarks.prepared import prepare_contenders, prepare_targets, raw_contenders, raw_targets
 from benchmarks.targets import Target, image_targets, pair_targets
 from penstock.demo.cases import LOADERS, SimpleDataset
 from penstock.demo.images import Recipe, make_images
@@ -97,11 +99,27 @@ def _pair_case(name: str, goal: float, scale: Scale, folder: Path) -> Case:
     return Case(name, title, contenders, lambda rows: pair_targets(rows, goal))
 
 
+def _prepare_case(scale: Scale, folder: Path) -> Case:
+    """The work done once: decode, resize and encode, to disk."""
+    _images(folder, 1)
+    contenders = prepare_contenders(folder, scale.images)
+    return Case("prepare", "JPEG to JPEG of 256 pixels, prepared", contenders, prepare_targets)
+
+
+def _raw_case(scale: Scale, folder: Path) -> Case:
+    """Images that were prepared raw."""
+    _images(folder, 1)
+    contenders = raw_contenders(folder, 8 * scale.images)
+    return Case("raw", "Raw images of 256 pixels, crop and flip by OpenCV, batch 64", contenders, raw_targets)
+
+
 CASES: dict[str, Callable[[Scale, Path], Case]] = {
     "pil": partial(_image_case, "pil", 1.35),
     "uint8": partial(_image_case, "uint8", 1.2),
     "tiny": partial(_pair_case, "tiny", 8.0),
     "cheap": partial(_pair_case, "cheap", 3.0),
+    "prepare": _prepare_case,
+    **({"raw": _raw_case} if find_spec("cv2") else {}),
 }
 
 

@@ -42,6 +42,13 @@ def open_descriptors() -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unfrozen_in_the_end() -> Iterator[None]:
+    """Or the interpreter's end tells of what was left frozen."""
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     before = open_descriptors()

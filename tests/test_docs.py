@@ -1,4 +1,4 @@
-"""Every Python block of the documentation runs as it stands.
+"""Every Python block of the documentation runs as it stands, and so do shell blocks that continue one.
 
 A comment on the line before a block (blank lines between don't matter) changes that:
 ``<!-- not run: reason -->`` leaves it out; ``<!-- continues -->`` runs it after the block before;
@@ -7,6 +7,7 @@ A comment on the line before a block (blank lines between don't matter) changes 
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 BLOCK = re.compile(
     r"""(?:^<!--\s*(?P<comment>[^\n]*?)\s*-->\s*\n)?"""
-    r"""^(?P<indent>[ ]*)```python[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$""",
+    r"""^(?P<indent>[ ]*)```(?P<language>python|sh)\b[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$""",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -38,11 +39,15 @@ def programs(page: str) -> list[Program]:
     found: list[Program] = []
     for match in BLOCK.finditer(page):
         comment = match["comment"] or ""
+        if match["language"] == "sh" and comment != "continues":
+            continue
         if comment.startswith("not run"):
             assert re.fullmatch(r"not run:\s*\S.*", comment), f"no reason is given: {comment!r}"
             continue
         indent = match["indent"]
         code = "".join(line.removeprefix(indent) for line in match["code"].splitlines(keepends=True))
+        if match["language"] == "sh":
+            code = f"import subprocess; subprocess.run({code!r}, shell=True, check=True)\n"
         if comment == "continues":
             assert found, "there is nothing to continue"
             found[-1].code += code
@@ -74,8 +79,14 @@ def test_the_documentation_runs(program: Program, tmp_path: Path) -> None:
         pytest.skip(f"{program.needs} is not installed: pip install penstock[integrations]")
     script = tmp_path / "block.py"
     script.write_text(program.code)
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": commands},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
@@ -110,6 +121,11 @@ import lightning
 ```sh
 not python
 ```
+
+<!-- continues -->
+```sh
+true
+```
 """
 
 
@@ -117,7 +133,10 @@ def test_blocks_are_found_joined_and_left_out() -> None:
     assert programs(PAGE) == [
         Program(3, "a = 1\nb = a\n"),
         Program(18, "import lightning\n", "lightning"),
-        Program(24, "if True:\n    c = 3\n"),
+        Program(
+            24,
+            "if True:\n    c = 3\nimport subprocess; subprocess.run('true\\n', shell=True, check=True)\n",
+        ),
     ]
 
 

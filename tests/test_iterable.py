@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import warnings
 from collections.abc import Iterator
@@ -240,8 +241,32 @@ def test_leaving_an_endless_stream(workers: int) -> None:
         assert batch.shape == (2, 2)
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_other_start_methods(method: str) -> None:
     options: dict[str, Any] = {"batch_size": 3, "num_workers": 2, "multiprocessing_context": method}
     ours = list(DataLoader(Shares(20), **options))
     assert equal(ours, list(Torch(Shares(20), **{**options, "multiprocessing_context": "fork"})))
+
+
+class Gated(Count):
+    """Worker 0 waits at a gate before its first sample."""
+
+    def __init__(self, size: int, gate: Any) -> None:
+        super().__init__(size)
+        self.gate = gate
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        assert info is not None
+        if info.id == 0:
+            self.gate.wait(30)
+        return ([info.id, value] for value in range(self.size))
+
+
+def test_out_of_order_a_slow_worker_does_not_keep_the_others_waiting() -> None:
+    gate = multiprocessing.get_context("fork").Event()
+    loader = DataLoader(Gated(200, gate), batch_size=None, num_workers=2, in_order=False, timeout=20)
+    batches = iter(loader)
+    assert [next(batches) for _ in range(200)] == [[1, value] for value in range(200)]
+    gate.set()
+    assert list(batches) == [[0, value] for value in range(200)]

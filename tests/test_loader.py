@@ -272,6 +272,56 @@ def test_the_dataset_never_runs_in_the_main_process(tmp_path: Path) -> None:
     assert str(os.getpid()) not in os.listdir(tmp_path)
 
 
+class Records(Squares):
+    """Reads record i of a file, which each process opens for itself, as is done for HDF5 and LMDB."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(size)
+        self.path, self.file = path, None
+        path.write_bytes(b"".join(index.to_bytes(8, "little") for index in range(size)))
+
+    def __getitem__(self, index: int) -> Any:
+        if self.file is None:
+            self.file = self.path.open("rb", buffering=0)
+        self.file.seek(8 * index)
+        os.sched_yield()  # had two processes the file in common, one would now read what the other wants
+        value = int.from_bytes(self.file.read(8), "little")
+        if index == 150 and not self.path.with_suffix(".died").exists():
+            self.path.with_suffix(".died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_file_opened_at_the_first_sample_is_open_in_the_workers_alone(method: str, tmp_path: Path) -> None:
+    dataset = Records(tmp_path / "records", 400)
+    loader = DataLoader(dataset, batch_size=5, num_workers=3, multiprocessing_context=method)
+    for _ in range(2):
+        assert torch.cat(list(loader)).tolist() == list(range(400))
+        assert dataset.file is None
+    assert (tmp_path / "records.died").exists(), "a replacement opened it anew"
+
+
+class KeepsGenerator(Squares):
+    """Draws from a generator of its own, whose state every forked worker inherits."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.rng = np.random.default_rng()
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rng.random()
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_generator_kept_in_the_dataset_never_draws_the_same_twice(persistent: bool) -> None:
+    loader = DataLoader(KeepsGenerator(60), batch_size=5, num_workers=2, persistent_workers=persistent)
+    with loader:
+        drawn = torch.cat([batch for _ in range(2) for batch in loader])
+    assert len(drawn.unique()) == 120
+
+
 def look_around(_: int) -> None:
     info = get_worker_info()
     assert info is not None
@@ -568,7 +618,7 @@ def test_torchs_seed_fits_into_a_tensor_as_in_torch(workers: int) -> None:
 # -- surroundings --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIG_IGN", "lambda *_: reap()"])
+@pytest.mark.parametrize("how", [pytest.param("SIG_IGN", marks=pytest.mark.slow), "lambda *_: reap()"])
 def test_a_program_that_reaps_children_itself(how: str) -> None:
     done = run_program(
         f"""

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import RandomSampler, Sampler, SubsetRandomSampler, WeightedRandomSampler
 
 from penstock import ClosedError, DataLoader
 from tests.datasets import Fails, Hooked, Kills, Noise, Squares, equal
+from tests.differential.effort import many
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -106,7 +107,7 @@ workers = st.sampled_from([0, 0, 1, 2])
 
 
 @given(orders, st.booleans(), st.lists(workers, min_size=3, max_size=3), st.data())
-@settings(max_examples=60, deadline=None)
+@many(30)
 def test_before_and_after_are_the_whole_run(
     order: str, drop_last: bool, counts: list[int], data: st.DataObject
 ) -> None:
@@ -158,7 +159,7 @@ def test_before_the_first_epoch(order: str, workers: int) -> None:
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_at_the_last_batch_nothing_is_left_and_then_a_full_epoch(order: str, workers: int) -> None:
     torch.manual_seed(3)
     loader = make(order, num_workers=workers)
@@ -175,7 +176,7 @@ def test_at_the_last_batch_nothing_is_left_and_then_a_full_epoch(order: str, wor
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_after_the_end_of_an_epoch_comes_a_full_one(order: str, workers: int) -> None:
     torch.manual_seed(3)
     loader = make(order, num_workers=workers)

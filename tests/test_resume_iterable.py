@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset, get_worker_info
 
 from penstock import DataLoader, StateError
 from tests.datasets import equal
+from tests.differential.effort import many
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
@@ -129,7 +130,7 @@ def make(kind: Any, size: int, workers: int, **options: Any) -> DataLoader[Any]:
     st.booleans(),
     st.data(),
 )
-@settings(max_examples=12, deadline=None)
+@many(6)
 def test_before_and_after_are_the_whole_run(
     kind: Any, size: int, workers: int, batch_size: int | None, drop_last: bool, data: st.DataObject
 ) -> None:

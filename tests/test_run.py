@@ -19,6 +19,7 @@ import pytest
 import penstock
 from penstock.integrations.waits import sentence
 
+SLOW = pytest.mark.slow
 PROGRAMS = Path(__file__).parent / "programs"
 PENSTOCK = (sys.executable, "-m", "penstock", "run")
 LINE = re.compile(
@@ -432,8 +433,8 @@ class TestReplacing:
         "first",
         [
             "import penstock; penstock.DataLoader",
-            "import penstock.tree, penstock.arena",
-            "import penstock.backends.processes, json.tool",
+            pytest.param("import penstock.tree, penstock.arena", marks=SLOW),
+            pytest.param("import penstock.backends.processes, json.tool", marks=SLOW),
             "import penstock.backends.processes, penstock.engine, json.tool",
         ],
     )
@@ -453,6 +454,7 @@ class TestReplacing:
         )
         assert penstock_run((script.name,), script.parent).program == (0, "", "")
 
+    @pytest.mark.slow
     def test_names_that_were_imported_before(self, script: Path) -> None:
         """By a package's start-up file, say, which Python reads before ours."""
         write(
@@ -519,7 +521,14 @@ class TestTheLine:
         assert ran.errors.endswith("ValueError: wrong\nthe last 2\n")
         assert ran.batches == 4
 
-    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    @pytest.mark.parametrize(
+        "method",
+        [
+            "fork",
+            pytest.param("spawn", marks=SLOW),
+            pytest.param("forkserver", marks=SLOW),
+        ],
+    )
     def test_it_counts_processes_that_the_program_started(self, script: Path, method: str) -> None:
         more = f"""
     if __name__ == "__main__":
@@ -535,6 +544,7 @@ class TestTheLine:
         assert ran.line is not None
         assert (ran.batches, ran.line["processes"]) == (6, "3")
 
+    @pytest.mark.slow
     def test_it_does_not_count_what_workers_wait_for(self, script: Path) -> None:
         more = """
     class Nested(Slow):
@@ -548,6 +558,7 @@ class TestTheLine:
         assert ran.program == (0, "tensor([2])\n", "")
         assert ran.batches == 1
 
+    @pytest.mark.slow
     def test_a_program_that_closed_its_file_is_told_of_its_own(self, script: Path) -> None:
         more = """
     import os
@@ -583,7 +594,7 @@ class TestTheLine:
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    @pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=SLOW)])
     def test_they_import_main_again_as_under_python(self, script: Path, method: str) -> None:
         write(
             script,
@@ -630,7 +641,9 @@ class TestProcesses:
 class TestPrograms:
     """The three programs of an article on parallel loading, unchanged."""
 
-    @pytest.mark.parametrize(("name", "batches"), [("example1.py", 626), ("example3.py", 313)])
+    @pytest.mark.parametrize(
+        ("name", "batches"), [("example1.py", 626), pytest.param("example3.py", 313, marks=SLOW)]
+    )
     def test_they_run(self, tmp_path: Path, name: str, batches: int) -> None:
         ran = penstock_run((str(PROGRAMS / name),), tmp_path)
         assert ran.status == 0, ran.errors
@@ -638,6 +651,7 @@ class TestPrograms:
         assert ran.batches == batches
         assert "Traceback" not in ran.errors
 
+    @pytest.mark.slow
     def test_the_second_up_to_its_own_mistake(self, tmp_path: Path) -> None:
         ran = penstock_run((str(PROGRAMS / "example2.py"),), tmp_path)
         assert ran.status == 1

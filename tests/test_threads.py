@@ -18,7 +18,7 @@ from penstock import DataLoader
 from penstock.backends.processes.threads import VARIABLES
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"]
+METHODS = ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn"))]
 
 
 def pools() -> dict[str, int]:

@@ -208,7 +208,14 @@ REPLACED = {
 }
 
 
-@pytest.mark.parametrize("when", REPLACED)
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("before the import", marks=pytest.mark.slow),
+        pytest.param("after the import", marks=pytest.mark.slow),
+        "before and again",
+    ],
+)
 def test_torchs_own_class_is_found_where_its_names_are_taken(when: str) -> None:
     before, after = REPLACED[when]
     code = f"""

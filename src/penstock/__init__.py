@@ -12,8 +12,13 @@ from penstock.errors import (
     BatchTimeoutError,
     BatchTooLargeError,
     ClosedError,
+    DamagedShardError,
     DatasetNotSendableError,
+    NotFingerprintableError,
+    NotRepeatableError,
+    NotStorableError,
     PenstockError,
+    PrepareError,
     SampleTimeoutError,
     StateError,
     TooManyErrorsError,
@@ -24,9 +29,11 @@ from penstock.stats import Decision, Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
+    from penstock.caching import CachedDataset, CacheStats, cache
     from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
+    from penstock.preparing import PreparedDataset, prepare
     from penstock.trials import tune
 
 __all__ = [
@@ -34,13 +41,21 @@ __all__ = [
     "BatchNotSendableError",
     "BatchTimeoutError",
     "BatchTooLargeError",
+    "CacheStats",
+    "CachedDataset",
     "ClosedError",
+    "DamagedShardError",
     "DataLoader",
     "DatasetNotSendableError",
     "Decision",
     "DistributedIterableDataset",
     "DistributedSampler",
+    "NotFingerprintableError",
+    "NotRepeatableError",
+    "NotStorableError",
     "PenstockError",
+    "PrepareError",
+    "PreparedDataset",
     "SampleTimeoutError",
     "StateError",
     "Stats",
@@ -49,15 +64,22 @@ __all__ = [
     "WorkerError",
     "WorkerStats",
     "__version__",
+    "cache",
+    "prepare",
     "tune",
     "upgrade",
 ]
 
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
+    "CacheStats": "penstock.caching",
+    "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
     "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
+    "PreparedDataset": "penstock.preparing",
+    "cache": "penstock.caching",
+    "prepare": "penstock.preparing",
     "tune": "penstock.trials",
     "upgrade": "penstock.integrations.upgrade",
 }

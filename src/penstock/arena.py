@@ -205,7 +205,10 @@ class Notes:
         return words[0]
 
     def clear(self) -> None:
-        self._words[self._at] = 0
+        """No sample is in hand any more."""
+        if self._words[self._at]:
+            self._words[self._at + 2] = time.monotonic_ns()
+            self._words[self._at] = 0
 
     def reset(self) -> None:
         """For a new worker, that has noted nothing yet."""

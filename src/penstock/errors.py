@@ -9,19 +9,25 @@
     ├── TooManyErrorsError      more samples were bad than ``max_errors`` allows        (RuntimeError)
     ├── DatasetNotSendableError the dataset can't be serialised for the start method    (TypeError)
     ├── BatchNotSendableError   a batch can't be serialised for the main process        (TypeError)
+    ├── NotFingerprintableError it can't be told when a dataset has become another one   (TypeError)
+    ├── NotRepeatableError      no part of a dataset's samples is the same every time   (ValueError)
     ├── StateError              a saved state doesn't fit the loader that is to go on    (ValueError)
+    ├── NotStorableError        a sample holds what can't be stored in a file           (TypeError)
+    ├── DamagedShardError       a file of samples isn't what was written                (RuntimeError)
+    ├── PrepareError            data can't be prepared, or prepared data can't be used  (RuntimeError)
     └── BatchTooLargeError      a batch needs more memory than there is                 (MemoryError)
 
 What ``dataset[i]`` or ``collate_fn`` raises in a worker reaches the caller as itself: the same type,
 with the worker's traceback as its ``__cause__`` and the batch and the sample as a note.
 
-The two for which torch raises a plain ``RuntimeError`` (`WorkerDiedError` and `BatchTimeoutError`) can be made
+Where torch raises a plain ``RuntimeError``, ours (`WorkerDiedError` and `BatchTimeoutError`) can be made
 from a message alone, as that can: there is code that makes an exception anew from its type and its text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +38,13 @@ __all__ = [
     "BatchTimeoutError",
     "BatchTooLargeError",
     "ClosedError",
+    "DamagedShardError",
     "DatasetNotSendableError",
+    "NotFingerprintableError",
+    "NotRepeatableError",
+    "NotStorableError",
     "PenstockError",
+    "PrepareError",
     "SampleInHand",
     "SampleTimeoutError",
     "StateError",
@@ -229,8 +240,61 @@ class BatchNotSendableError(PenstockError, TypeError):
         )
 
 
+class NotFingerprintableError(PenstockError, TypeError):
+    """It can't be told when a dataset has become another one, so its samples aren't kept on disk.
+
+    Attributes:
+        where: what in the dataset is the reason.
+    """
+
+    def __init__(self, where: str, kind: str) -> None:
+        self.where = where
+        super().__init__(
+            f"{where}, a {kind}, can't be fingerprinted, so what is cached on disk could be out of date. "
+            f"Open such things in dataset[i] instead of in __init__, or cache in memory alone."
+        )
+
+
+class NotRepeatableError(PenstockError, ValueError):
+    """No part of a dataset's samples is the same every time, or not the part that was asked for."""
+
+    def __init__(self, dataset: str, reason: str) -> None:
+        super().__init__(
+            f"nothing of {dataset} can be kept: {reason} What is kept has to be the same every time: draw "
+            f"random numbers in a transform, after everything that is worth keeping."
+        )
+
+
 class StateError(PenstockError, ValueError):
     """One can't go on from a saved state: it is another loader's, or the sampler's order isn't that again."""
+
+
+class NotStorableError(PenstockError, TypeError):
+    """A sample holds what can't be stored in a file."""
+
+    def __init__(self, kind: type, reason: str = "") -> None:
+        super().__init__(
+            f"a sample holds {_article(kind)}, which can't be stored{': ' if reason else ''}{reason}. "
+            f"What can: tensors, NumPy arrays, Pillow's images, numbers, strings, bytes, None, and dicts, "
+            f"lists and tuples of them."
+        )
+
+
+class DamagedShardError(PenstockError, RuntimeError):
+    """A file of samples isn't what was written.
+
+    Attributes:
+        path: of the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: os.PathLike[str], reason: str) -> None:
+        self.path, self.reason = os.fspath(path), reason
+        super().__init__(f"{self.path} is damaged: {reason}.")
+
+
+class PrepareError(PenstockError, RuntimeError):
+    """Data can't be prepared, or what was prepared can't be used, for a reason that can be mended."""
 
 
 class BatchTooLargeError(MemoryError, PenstockError):
@@ -260,6 +324,11 @@ def annotate(error: BaseException, note: str) -> None:
     """``error.add_note(note)``, as far as its class allows that."""
     with contextlib.suppress(Exception):  # a frozen dataclass, say
         error.add_note(note)
+
+
+def _article(kind: type) -> str:
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
 def human_bytes(count: float) -> str:

@@ -52,6 +52,7 @@ def test_map_style(setting: Setting, workers: int) -> None:
     check_beside_none(setting, workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_every_kind_of_sample_under_other_start_methods(method: str) -> None:
     leaves = [Leaf(name) for name in sorted({**LEAVES, **REFUSED}) if "strided" not in name]

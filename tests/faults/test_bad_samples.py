@@ -117,8 +117,9 @@ def test_what_was_bad_is_told(workers: int, tmp_path: Path, caplog: pytest.LogCa
     assert loader.errors[-1].epoch == 1
 
 
-def test_errors_can_be_written_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    loader = DataLoader(Flawed(), batch_size=4, on_error="skip", errors_file=tmp_path / "no" / "folder")
+@pytest.mark.parametrize("file", ["no/folder", "/dev/full"], ids=["no folder", "a full disk"])
+def test_errors_can_be_written_nowhere(file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loader = DataLoader(Flawed(), batch_size=4, on_error="skip", errors_file=tmp_path / file)
     with caplog.at_level(logging.WARNING, "penstock"):
         assert len(list(loader)) == 5
     assert len([text for text in caplog.messages if "can't be written" in text]) == 1

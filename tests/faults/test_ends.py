@@ -83,8 +83,17 @@ def run() -> Iterator[type[Program]]:
                 process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("where", ["in the step", "in next()"])
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        pytest.param(signal.SIGINT, "in the step", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "in next()", marks=pytest.mark.slow),
+        (signal.SIGTERM, "in the step"),
+        pytest.param(signal.SIGTERM, "in next()", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "in the step", marks=pytest.mark.slow),
+        (signal.SIGKILL, "in next()"),
+    ],
+)
 def test_a_signal_to_the_main_process(run: type[Program], number: int, where: str) -> None:
     if where == "in the step":
         program = run("loader, iterator = open_loader()\nready()\ntime.sleep(1000)")
@@ -160,13 +169,10 @@ def template_that_maps(file: str, main: psutil.Process, method: str) -> psutil.P
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "moment"),
-    [
-        pytest.param("spawn", "begins", marks=pytest.mark.slow),
-        ("spawn", "imports torch"),
-        pytest.param("forkserver", "imports torch", marks=pytest.mark.slow),
-    ],
+    [("spawn", "begins"), ("spawn", "imports torch"), ("forkserver", "imports torch")],
 )
 def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, moment: str) -> None:
     program = PREAMBLE + f"open_loader({method!r})"
@@ -182,7 +188,7 @@ def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, mome
     assert psutil.wait_procs([template], timeout=SOON)[1] == []
 
 
-@pytest.mark.parametrize("workers", ["idle", "on a slow sample"])
+@pytest.mark.parametrize("workers", [pytest.param("idle", marks=pytest.mark.slow), "on a slow sample"])
 def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str) -> None:
     hook = "slow" if workers == "on a slow sample" else "None"
     program = run(f"loader, iterator = open_loader(hook={hook})\nready()")
@@ -192,6 +198,96 @@ def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str
     assert stderr == ""
 
 
+IN_A_THREAD = """
+import threading
+opened = []
+thread = threading.Thread(target=lambda: opened.append(open_loader()))
+thread.start()
+thread.join()
+ready()
+"""
+WHILE_A_THREAD_WAITS = """
+import threading
+loader, iterator = open_loader(hook=slow)
+thread = threading.Thread(target=lambda: list(iterator), daemon=True)
+thread.start()
+while sys._current_frames()[thread.ident].f_code.co_name != "select":
+    os.sched_yield()
+ready()
+"""
+IN_A_CHILD = """
+def leave_it_open():
+    global opened
+    opened = open_loader()
+def child():
+    leave_it_open()
+    sys.exit(0)
+first = open_loader()
+def run_both():
+    import multiprocessing
+    process = multiprocessing.get_context("fork").Process(target=leave_it_open)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, process.exitcode
+    pid = os.fork()
+    if pid == 0:
+        child()
+    assert os.waitpid(pid, 0)[1] == 0
+run_both()
+children = [p.pid for p in psutil.Process().children(recursive=True)]
+assert len(children) == 3, children
+assert len(next(first[1])) == 2
+ready()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("body", [IN_A_THREAD, WHILE_A_THREAD_WAITS, IN_A_CHILD])
+def test_interpreter_exit_with_an_iterator_open_elsewhere(run: type[Program], body: str) -> None:
+    program = run(body)
+    _, stderr = program.process.communicate(timeout=20)
+    program.assert_all_gone(minimum=0)
+    assert program.process.returncode == 0
+    assert stderr == ""
+
+
+@pytest.mark.slow
+def test_under_pytest_xdist_with_loaders_left_open(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "test_open.py").write_text(
+        textwrap.dedent(
+            """
+            import psutil, pytest
+            from penstock import DataLoader
+            from tests.datasets import Squares
+
+            kept = []
+
+            @pytest.mark.parametrize("number", range(4))
+            def test_open(number, request):
+                iterator = iter(DataLoader(Squares(100), batch_size=4, num_workers=2))
+                assert next(iterator)[1].tolist() == [0, 1, 2, 3]
+                kept.append(iterator)
+                pids = [process.pid for process in psutil.Process().children(recursive=True)]
+                (request.path.parent / f"pids{number}").write_text(" ".join(map(str, pids)))
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "4 passed" in done.stdout, done.stdout
+    pids = {int(pid) for number in range(4) for pid in (tmp_path / f"pids{number}").read_text().split()}
+    assert len(pids) >= 12
+    assert not any(map(psutil.pid_exists, pids))
+
+
+@pytest.mark.slow
 def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> None:
     program = run(
         """
@@ -206,6 +302,7 @@ def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> No
     assert program.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]) -> None:
     """Its template is forked with the first one's sockets open, and must let go of them."""
     program = run(
@@ -228,6 +325,7 @@ def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]
     assert time.monotonic() - start < SOON
 
 
+@pytest.mark.slow
 def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) -> None:
     program = run(
         """
@@ -247,6 +345,7 @@ def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) 
     assert float(stderr) < 1.0, "a batch of four takes two seconds"
 
 
+@pytest.mark.slow
 def test_a_worker_that_ignores_sigterm_is_killed(run: type[Program]) -> None:
     program = run(
         """

@@ -185,7 +185,7 @@ class BreaksOnArrival(Squares):
         raise ConnectionError("the server is not there")
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_dataset_that_cannot_be_loaded_in_the_worker(method: str) -> None:
     loader = DataLoader(BreaksOnArrival(), num_workers=1, multiprocessing_context=method)
     with pytest.raises(ConnectionError, match="the server is not there"):
@@ -248,6 +248,7 @@ def test_errors_in_the_sampler_are_the_callers() -> None:
     assert list(iterator) == []
 
 
+@pytest.mark.slow
 def test_output_of_workers_is_not_doubled(tmp_path: Path) -> None:
     """What the main process had not yet flushed comes out once."""
     import subprocess
@@ -295,7 +296,7 @@ def test_a_stuck_worker_does_not_stop_the_next_epoch() -> None:
         if index == 3 and stuck[0]:
             threading.Event().wait()
 
-    loader = DataLoader(Hooked(hang, size=8), batch_size=2, num_workers=1, timeout=3, persistent_workers=True)
+    loader = DataLoader(Hooked(hang, size=8), batch_size=2, num_workers=1, timeout=2, persistent_workers=True)
     with pytest.raises(BatchTimeoutError):
         list(loader)
     stuck[0] = False

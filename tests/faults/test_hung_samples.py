@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,11 @@ import torch
 from torch.utils.data import IterableDataset
 
 from penstock import BatchTimeoutError, DataLoader, SampleTimeoutError
+from penstock.arena import Arena, Notes
+from penstock.backends.processes.handle import WorkerHandle
+from penstock.backends.processes.wire import Line, pair
+from penstock.backends.processes.worker import STACK_SIGNAL
+from penstock.plan import Task
 from tests.datasets import Squares
 
 
@@ -45,7 +53,7 @@ HOW = pytest.mark.parametrize("how", ["pipe", "lock", "loop", "stopped"])
 
 
 @HOW
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_hung_sample_is_left_out_where_the_policy_says_so(how: str, workers: int) -> None:
     loader = DataLoader(Hangs(9, how), batch_size=4, num_workers=workers, on_error="skip", sample_timeout=1.0)
     assert [batch.tolist() for batch in loader] == [
@@ -55,6 +63,49 @@ def test_a_hung_sample_is_left_out_where_the_policy_says_so(how: str, workers: i
     assert (bad.index, bad.type) == (9, "penstock.errors.SampleTimeoutError")
     assert ("wait_for_ever" in bad.message) == (how != "stopped")
     assert loader.stats().workers_replaced == 1
+
+
+class EndsWhenAsked(Squares):
+    """Sample 1 takes until its worker is asked for its stack; sample 2, at first, until that is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(8)
+        self.folder = folder
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 1:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL])
+            signal.sigwait([STACK_SIGNAL])
+        if index == 2 and not (self.folder / "killed").exists():
+            (self.folder / "killed").touch()
+            time.sleep(60)
+        return index
+
+
+def test_who_gets_on_to_another_sample_before_the_end_is_not_to_blame_for_that(tmp_path: Path) -> None:
+    loader = DataLoader(
+        EndsWhenAsked(tmp_path), batch_size=4, num_workers=1, on_error="skip", sample_timeout=1.0
+    )
+    assert [batch.tolist() for batch in loader] == [[0, 2, 3], [4, 5, 6, 7]]
+    assert [bad.index for bad in loader.errors] == [1]
+    assert (tmp_path / "killed").exists()
+
+
+def test_a_task_may_take_longer_than_each_of_its_samples() -> None:
+    """Right after its last sample a worker is no longer on one, and has not been idle for the whole task."""
+    arena = Arena()
+    ours, theirs = pair()
+    with contextlib.closing(arena), ours, theirs:
+        notes = Notes(arena.memory, 0)
+        handle = WorkerHandle(0, Line(ours), notes, {})
+        handle.give(Task(1, 0, 0, (0, 1), 2, True, None), b"")
+        assert handle.busy().since == 0, "before its first sample"
+        notes.sample(0, 0)
+        on_a_sample = handle.busy()
+        notes.clear()
+        between = handle.busy()
+        assert (on_a_sample.sample, between.sample) == ((0, 0), None)
+        assert handle.idle_since < on_a_sample.since < between.since <= time.monotonic()
 
 
 def test_by_default_it_is_raised_with_its_stack_and_the_next_batch_comes() -> None:
@@ -72,8 +123,8 @@ def test_by_default_it_is_raised_with_its_stack_and_the_next_batch_comes() -> No
 
 
 def test_torchs_timeout_tells_the_stack_too() -> None:
-    loader = DataLoader(Hangs(0, "pipe"), batch_size=4, num_workers=1, timeout=2)
-    with pytest.raises(BatchTimeoutError, match="DataLoader timed out after 2 seconds") as caught:
+    loader = DataLoader(Hangs(0, "pipe"), batch_size=4, num_workers=1, timeout=1)
+    with pytest.raises(BatchTimeoutError, match="DataLoader timed out after 1 seconds") as caught:
         next(iter(loader))
     assert "in wait_for_ever" in str(caught.value)
 

@@ -45,7 +45,7 @@ def run(dataset: Any, **options: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, -3])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_batches_are_those_of_an_undisturbed_run(workers: int, how: int, tmp_path: Path) -> None:
     undisturbed = run(Dies(tmp_path, 60, {}), num_workers=0)
     dying = Dies(tmp_path, 60, {0: 1, 7: 2, 8: 1, 33: 1, 59: 2}, how)
@@ -53,6 +53,7 @@ def test_batches_are_those_of_an_undisturbed_run(workers: int, how: int, tmp_pat
     assert len(list(tmp_path.iterdir())) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_under_every_start_method(method: str, tmp_path: Path) -> None:
     undisturbed = run(Dies(tmp_path, 20, {}), num_workers=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,13 @@ from penstock.errors import (
     BatchTimeoutError,
     BatchTooLargeError,
     ClosedError,
+    DamagedShardError,
     DatasetNotSendableError,
+    NotFingerprintableError,
+    NotRepeatableError,
+    NotStorableError,
     PenstockError,
+    PrepareError,
     SampleInHand,
     SampleTimeoutError,
     StateError,
@@ -31,6 +37,11 @@ from penstock.errors import (
 SAMPLE = SampleInHand(3, ("key", 7))
 ONE_OF_EACH: list[PenstockError] = [
     PenstockError("just so"),
+    NotFingerprintableError("dataset.file", "File"),
+    NotRepeatableError("Images", "a random number is drawn."),
+    NotStorableError(dict, "it is a key of a dict"),
+    DamagedShardError(Path("x.arrow"), "it is cut short"),
+    PrepareError("the disk is full"),
     StateError("it differs"),
     ClosedError("closed"),
     WorkerError("package.Odd", "went wrong"),

@@ -4,6 +4,8 @@ import click
 
 from penstock import __version__
 from penstock.cli.demo import demo
+from penstock.cli.inspect import inspect
+from penstock.cli.prepare import prepare
 from penstock.cli.run import run
 
 
@@ -14,4 +16,6 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(inspect)
+main.add_command(prepare)
 main.add_command(run)

@@ -21,18 +21,20 @@ class Pickler(pickle.Pickler):
     """Refers to classes by their names; numpy leaves the bytes of its arrays out of band by itself."""
 
     def reducer_override(self, obj: Any) -> Any:
-        return _reduce(obj) if isinstance(obj, torch.Tensor) else NotImplemented
+        return reduce_tensor(obj) if isinstance(obj, torch.Tensor) else NotImplemented
 
 
 class PicklerWithClasses(cloudpickle.Pickler):  # type: ignore[misc]
     """Sends classes and functions that can't be found by name along (cloudpickle)."""
 
     def reducer_override(self, obj: Any) -> Any:
-        reduced = _reduce(obj) if isinstance(obj, torch.Tensor) else NotImplemented
+        reduced = reduce_tensor(obj) if isinstance(obj, torch.Tensor) else NotImplemented
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
 
-def _reduce(obj: Any) -> Any:
+def reduce_tensor(obj: Any) -> Any:
+    """What to pickle of a tensor: its bytes, in a `pickle.PickleBuffer`, and how they make it; or, of one
+    that is more than that, what its own class says (``NotImplemented``)."""
     if obj.requires_grad and not obj.is_leaf:
         raise BatchNotSendableError(
             "Tensor", "autograd's record of how it was made can't be sent along (detach it)"

@@ -38,10 +38,14 @@ class Scratch:
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised tensor."""
         numel = int(np.prod(shape, dtype=np.int64))
-        memory = self._take(numel * dtype.itemsize)
+        return tensor_in(self.block(numel * dtype.itemsize), 0, dtype, shape, numel)
+
+    def block(self, nbytes: int) -> Bytes:
+        """At least so many uninitialised bytes."""
+        memory = self._take(nbytes)
         lease = np.frombuffer(memory, np.uint8)
         weakref.finalize(lease, self._idle.append, memory).atexit = False
-        return tensor_in(lease, 0, dtype, shape, numel)
+        return lease
 
     def _take(self, nbytes: int) -> Bytes:
         while len(self._idle) > KEPT:

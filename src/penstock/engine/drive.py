@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any, NoReturn
 
 from penstock.arena import Arena
@@ -188,9 +188,16 @@ class Engine:
         return None
 
     def _next_worker(self) -> int | None:
-        """By turns, in a fixed order; so the order of batches doesn't depend on who is done when."""
+        """By turns, in a fixed order; so the order of batches doesn't depend on who is done when.
+
+        With ``in_order=False``, whoever has the least to do: a slow one doesn't get all that
+        may be in the making.
+        """
         if not self._turns:
             return None
+        if not self._epoch.in_order:
+            load = Counter(batch.worker for batch in self._making.values() if not batch.complete)
+            self._turns.rotate(-min(range(len(self._turns)), key=lambda k: load[self._turns[k]]))
         self._turns.rotate(-1)
         return self._turns[-1]
 

@@ -55,8 +55,11 @@ class Recovery:
     def judge(self, event: Died, name: Name) -> Verdict:
         """`name` tells a sample in hand by its (batch, position)."""
         late = self._watch.cause_of(event.pid)
-        error = late or self._death(event, name(event.sample))
-        sample, iterable = event.sample, self._epoch.iterable
+        if event.exitcode != -signal.SIGKILL:
+            late = None  # it was dying already, by itself
+        error = late.error if late else self._death(event, name(event.sample))
+        sample = late.sample if late else event.sample  # it may have got to another one before its end
+        iterable = self._epoch.iterable
         cause = event.worker if sample is None else (event.worker, sample) if iterable else sample
         hopeless = self._deaths.add(cause) or (late is not None and sample is not None)
         fatal = event.worker is None or (hopeless and (sample is None or iterable))

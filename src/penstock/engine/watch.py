@@ -9,9 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from penstock.backends.base import Backend, Busy
 from penstock.errors import SampleInHand, SampleTimeoutError
+
+
+class Late(NamedTuple):
+    """Why a worker was ended; `sample` is the (batch, position) that it was on when that was decided."""
+
+    error: SampleTimeoutError
+    sample: tuple[int, int] | None
 
 
 class Watch:
@@ -19,7 +27,7 @@ class Watch:
 
     def __init__(self, backend: Backend, limit: float | None) -> None:
         self._backend, self._limit = backend, limit
-        self._ended: dict[int, SampleTimeoutError] = {}  # by pid
+        self._ended: dict[int, Late] = {}  # by pid
 
     def next_look(self) -> float | None:
         """Seconds until a running sample may be late."""
@@ -38,10 +46,10 @@ class Watch:
             if now - busy.since > self._limit:
                 stack = self._backend.stack(busy.worker)
                 error = SampleTimeoutError(busy.worker, busy.pid, name(busy.sample), self._limit, stack)
-                self._ended[busy.pid] = error
+                self._ended[busy.pid] = Late(error, busy.sample)
                 self._backend.kill(busy.worker)
 
-    def cause_of(self, pid: int) -> SampleTimeoutError | None:
+    def cause_of(self, pid: int) -> Late | None:
         """Why this worker was killed here, if it was."""
         return self._ended.pop(pid, None)
 

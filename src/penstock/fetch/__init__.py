@@ -13,7 +13,7 @@ from penstock.fetch.outcomes import (
     Rows,
     Timing,
 )
-from penstock.fetch.recipe import Recipe, batched_getter
+from penstock.fetch.recipe import ReadyGetter, Recipe, batched_getter, ready_getter, ready_spec
 
 __all__ = [
     "Abandoned",
@@ -26,8 +26,11 @@ __all__ = [
     "LeftOut",
     "NotRegular",
     "Outcome",
+    "ReadyGetter",
     "Recipe",
     "Rows",
     "Timing",
     "batched_getter",
+    "ready_getter",
+    "ready_spec",
 ]

@@ -18,6 +18,7 @@ from penstock.bad import BadSample, NoneSampleError, describe
 from penstock.collate import (
     BlockWriter,
     Irregular,
+    ReadyRows,
     RowWriter,
     Scratch,
     Spec,
@@ -38,7 +39,7 @@ from penstock.fetch.outcomes import (
     Rows,
     Timing,
 )
-from penstock.fetch.recipe import Recipe, batched_getter
+from penstock.fetch.recipe import Recipe, batched_getter, ready_getter
 from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
 from penstock.seeding import SampleSeeder, Seed
 from penstock.streams import Standing, Stream
@@ -81,6 +82,7 @@ class Fetcher:
         self._before_sample = before_sample
         self._seeder = seeder
         self._get_many = batched_getter(recipe.dataset) if recipe.batched and not recipe.iterable else None
+        self._ready = ready_getter(recipe.dataset) if recipe.rows and not recipe.iterable else None
         self._spec: Spec | None = None
         self._clock = time.perf_counter
         self._position: int | None = None
@@ -120,6 +122,9 @@ class Fetcher:
 
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
         seeder = self._seeder
+        ready = self._ready_rows(task, timing)
+        if ready is not None:
+            return self._place_ready(ready, task, slot)
         if self._recipe.iterable:
             return self._attempt(task, slot, timing, None)
         seeds = self._seeds = self._seeds_of(task.batch, task.offset, task.indices)
@@ -255,6 +260,38 @@ class Fetcher:
         timing.samples += len(samples) + len(self.bad)
         return samples
 
+    def _ready_rows(self, task: Task, timing: Timing) -> ReadyRows | None:
+        """The task's samples, if all of them lie in memory: nothing is drawn for them, and none is bad."""
+        if self._ready is None or not task.rows:
+            return None
+        begin = self._clock()
+        ready = self._ready(task.indices)
+        if ready is None or (self._memory is not None and not self._known(ready.spec)):
+            return None
+        timing.fetch_s += self._clock() - begin
+        timing.samples += len(task.indices)
+        return ready
+
+    def _place_ready(self, ready: ReadyRows, task: Task, slot: int) -> Outcome:
+        self.bad = []
+        if self._memory is None:
+            return Direct(ready.batches([len(task.indices)], self._scratch)[0])
+        try:
+            self._before_sample(task.batch, task.offset)
+        except Abandoned:
+            return Dropped()
+        tensors = self._tensors(slot, ready.spec, task.batch_size)
+        end = task.offset + len(task.indices)
+        ready.copy_to([tensor[task.offset : end] for tensor in tensors])
+        return Rows(ready.spec, task.batch_size)
+
+    def _known(self, spec: Spec) -> bool:
+        """Whether the caller knows, or can be told of, this spec, which is then that of the samples."""
+        if spec is not self._spec and not self._can_send(spec):
+            return False
+        self._spec = spec
+        return True
+
     def _fetch_many(
         self, get_many: Callable[[list[Any]], Any], task: Task, timing: Timing, seed: Seed | None
     ) -> Any:
@@ -300,9 +337,8 @@ class Fetcher:
 
     def _writer(self, first: Any, slot: int, rows: int) -> RowWriter:
         spec = spec_of(first, self._spec)
-        if spec is not self._spec and not self._can_send(spec):
+        if not self._known(spec):
             raise Irregular
-        self._spec = spec
         return RowWriter(spec, self._tensors(slot, spec, rows))
 
     def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:

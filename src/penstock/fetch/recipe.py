@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Subset
 
-from penstock.collate import is_default_collate
+from penstock.collate import ReadyRows, Spec, is_default_collate
 from penstock.policy import Policy
 
 
@@ -52,3 +52,24 @@ def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
     if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
         return dataset.__getitems__ if batched_getter(dataset.dataset) else None
     return getattr(dataset, "__getitems__", None) or None
+
+
+ReadyGetter = Callable[[Sequence[Any]], ReadyRows | None]
+
+
+def ready_getter(dataset: Any) -> ReadyGetter | None:
+    """The dataset's ``ready_rows(indices)``, also of the one beneath a ``Subset``: where these samples lie in
+    memory as rows, so that no code of the user's has to run for them; None if not all of them do."""
+    if type(dataset) is Subset:
+        inner, indices = ready_getter(dataset.dataset), dataset.indices
+        return None if inner is None else lambda wanted: inner([indices[index] for index in wanted])
+    getter: ReadyGetter | None = getattr(type(dataset), "ready_rows", None) and dataset.ready_rows
+    return getter
+
+
+def ready_spec(dataset: Any) -> Spec | None:
+    """That of all its samples, if every one of them lies in memory as a row."""
+    if type(dataset) is Subset:
+        return ready_spec(dataset.dataset)
+    spec: Spec | None = dataset.ready_spec() if hasattr(type(dataset), "ready_spec") else None
+    return spec

@@ -95,6 +95,11 @@ class IndexStream:
         """How many indices of the order a batch takes; a short one at the end counts as if it weren't."""
         return 1 if self._groups is None else int(self._groups.batch_size)
 
+    @property
+    def foreseeable(self) -> bool:
+        """Whether it makes no difference to anybody when its batches are asked for."""
+        return not isinstance(self._order, Walk)
+
     def __iter__(self) -> IndexStream:
         return self
 

@@ -14,6 +14,7 @@ from penstock.errors import ClosedError
 from penstock.loader.pinning import pin_device, pin_memory
 from penstock.loader.session import Session
 from penstock.loader.tuned import Tuned
+from penstock.ready import ReadyEngine
 from penstock.resume import Passage
 from penstock.stats import Recorder
 
@@ -65,8 +66,8 @@ class LoaderIterator:
         except BaseException:
             self.close()
             raise
-        self._engine: Engine | Tuned = engine
-        if controller is not None:
+        self._engine: Engine | ReadyEngine | Tuned = engine
+        if controller is not None and isinstance(engine, Engine):
             self._engine = Tuned(engine, self._session, controller, recorder)
         self._passage = passage
         loader._books.begun(passage)

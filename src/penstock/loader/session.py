@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +17,11 @@ from penstock.backends.base import Backend, State
 from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
-from penstock.fetch import Recipe
-from penstock.loader.auto import controller_of, fixed_decisions
+from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
+from penstock.loader.auto import controller_of, fixed_decisions, in_memory_decisions
 from penstock.machine import available_memory, private_memory
 from penstock.plan import Course
+from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine
 from penstock.resume import Passage
 from penstock.stats import Recorder
 
@@ -62,24 +67,46 @@ class Session:
         self._in_order = bool(getattr(loader, "in_order", True))
         self._generation = 0
         self._next_count = 1
-        self._engine: Engine | None = None
+        self._engine: Engine | ReadyEngine | None = None
         self._settled = True
         self.arena = pool.take()
-        self._backend = self._make_backend(loader)
-        try:
-            self._backend.start()
-        except BaseException:
-            self.close()
-            raise
+        self._owner = os.getpid()
+        self._make_backend = self._backend_maker(loader)
+        self._backend: Backend | None = None
+        self._ready = self._ready_getter(loader)
+        if self._ready is None:
+            self._started()
 
-    def _make_backend(self, loader: Loader) -> Backend:
+    def _ready_getter(self, loader: Loader) -> ReadyGetter | None:
+        """Where all samples lie, if they lie in memory and a batch of them is as quickly gathered here as it
+        would be received from a worker."""
+        if not self._recipe.rows or self._recipe.by_turns:
+            return None
+        spec = ready_spec(loader.dataset)
+        size = getattr(loader.batch_sampler, "batch_size", None)
+        if spec is None or (self.workers and (not size or size * spec.sample_bytes > GATHER_BYTES)):
+            return None
+        return ready_getter(loader.dataset)
+
+    def _started(self) -> Backend:
+        """The backend, started when it is first needed."""
+        if self._backend is None:
+            self._backend = self._make_backend()
+            try:
+                self._backend.start()
+            except BaseException:
+                self.close()
+                raise
+        return self._backend
+
+    def _backend_maker(self, loader: Loader) -> Callable[[], Backend]:
         if self.workers == 0:
-            return InlineBackend(self._recipe)
+            return partial(InlineBackend, self._recipe)
         if loader.num_workers > MAX_WORKERS:
             raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {loader.num_workers}")
         job = WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)
         context = loader.multiprocessing_context or multiprocessing.get_context()
-        return ProcessesBackend(job, self.arena.memory, context, self._base_seed, self.workers)
+        return lambda: ProcessesBackend(job, self.arena.memory, context, self._base_seed, self.workers)
 
     # -- the number of workers -------------------------------------------------------------------
 
@@ -89,21 +116,22 @@ class Session:
 
     @property
     def all_run(self) -> bool:
-        return self._backend.running == self._backend.workers
+        backend = self._started()
+        return backend.running == backend.workers
 
     def resize(self, workers: int, prefetch_factor: int) -> None:
         """Have more or fewer of them, at least one, with so many batches ahead for each."""
-        self._backend.resize(workers)
+        self._started().resize(workers)
         self.workers, self._prefetch = workers, prefetch_factor
-        if self._engine is not None:
+        if isinstance(self._engine, Engine):
             self._engine.ahead = self._ahead
 
     def do_without_workers(self) -> None:
         """Make the batches that follow in this process; none may be in the making."""
-        before, self._backend = self._backend, InlineBackend(self._recipe)
+        before, self._backend = self._started(), InlineBackend(self._recipe)
         self.workers = 0
         self._backend.start()
-        if self._engine is not None:
+        if isinstance(self._engine, Engine):
             self._engine.ahead = 0
             self._engine.go_on_with(self._backend)
         before.close()
@@ -111,7 +139,7 @@ class Session:
 
     def room(self) -> int:
         """How many more workers, with the batches that each has ahead, the memory has room for."""
-        busy = self._backend.busy()
+        busy = self._started().busy()
         each = max((private_memory(worker.pid) for worker in busy if worker.pid), default=0)
         by_slots = self.arena.room() // self._prefetch
         return min(by_slots, int(available_memory() * MEMORY_SHARE) // each) if each else by_slots
@@ -120,10 +148,12 @@ class Session:
 
     def abandon(self) -> bool:
         """Give up the epoch that is under way; False if these workers are of no more use."""
-        usable = self._backend.usable_here and self._backend.state is State.OPEN
+        usable = os.getpid() == self._owner
+        if self._backend is not None:
+            usable = self._backend.usable_here and self._backend.state is State.OPEN
         return usable and (self._engine is None or self._engine.abandon())
 
-    def begin(self, loader: Loader, passage: Passage, recorder: Recorder) -> Engine:
+    def begin(self, loader: Loader, passage: Passage, recorder: Recorder) -> Engine | ReadyEngine:
         """Start an epoch; the one before it was given up."""
         self._generation += 1
         self._follow(loader, recorder)
@@ -142,7 +172,16 @@ class Session:
             book=loader._book,
             dataset=self.dataset,
         )
-        self._engine = Engine(epoch, self._backend, self.arena, recorder)
+        if self._ready is None:
+            self._engine = self._workers_engine(epoch, recorder)
+            return self._engine
+        self._engine = ReadyEngine(
+            passage,
+            MOST_BATCHES if passage.foreseeable else max(1, self._ahead),
+            self._ready,
+            recorder,
+            lambda batches: self._workers_engine(dataclasses.replace(epoch, batches=batches), recorder),
+        )
         return self._engine
 
     def _follow(self, loader: Loader, recorder: Recorder) -> None:
@@ -150,12 +189,18 @@ class Session:
         if self.controller is None:
             recorder.decisions = fixed_decisions(loader)
             return
+        if self._ready is not None:
+            recorder.decisions = in_memory_decisions(self.controller)
+            return
         recorder.decisions = self.controller.decisions
         if self.workers and not self.controller.workers:
             self._engine = None
             self.do_without_workers()
         elif self.workers:
             self.resize(self.controller.workers, self.controller.prefetch_factor)
+
+    def _workers_engine(self, epoch: Epoch, recorder: Recorder) -> Engine:
+        return Engine(epoch, self._started(), self.arena, recorder)
 
     def _course(self, loader: Loader, passage: Passage) -> Course:
         """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
@@ -172,10 +217,12 @@ class Session:
         return Course(self._generation, base_seed, passage.announced, announced=True)
 
     def close(self) -> None:
-        self._backend.close()
+        if self._backend is not None:
+            self._backend.close()
         if self._engine is not None:
             self._engine.release()
-        if self._settled and self._backend.settled:
+            self._engine = None  # it may lead back to us
+        if self._settled and (self._backend is None or self._backend.settled):
             self.arena.trim(keep=self._ahead + 1)
             self._pool.give(self.arena)
         else:

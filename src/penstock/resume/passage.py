@@ -101,6 +101,11 @@ class Passage:
                 stacklevel=2,
             )
 
+    @property
+    def foreseeable(self) -> bool:
+        """Whether it makes no difference to anybody when its batches are asked for."""
+        return isinstance(self._batches, IndexStream) and self._batches.foreseeable
+
     # -- for the engine --------------------------------------------------------------------------
 
     @property

@@ -1,7 +1,15 @@
 """The random state that every sample is made under."""
 
 from penstock.seeding.find import find_generators
-from penstock.seeding.generators import Generator, global_generators
+from penstock.seeding.generators import Generator, generator_of, global_generators
 from penstock.seeding.seeder import LEARN, SampleSeeder, Seed
 
-__all__ = ["LEARN", "Generator", "SampleSeeder", "Seed", "find_generators", "global_generators"]
+__all__ = [
+    "LEARN",
+    "Generator",
+    "SampleSeeder",
+    "Seed",
+    "find_generators",
+    "generator_of",
+    "global_generators",
+]

@@ -14,6 +14,8 @@ import torch
 
 from penstock.seeding.generators import Generator, generator_of
 
+SEEDED_AS = "seeded_as"
+"""A class may say, by this name of its own, which attribute of its objects is looked at in their place."""
 SHORT = 1000
 """Of a longer container only so many items are looked at: a list of a million paths holds no generator,
 and to touch its items in a forked worker would copy their memory."""
@@ -38,6 +40,7 @@ def find_generators(dataset: Any) -> dict[str, Generator]:
     to_see: deque[tuple[str, Any]] = deque([("", dataset)])
     while to_see:
         path, value = to_see.popleft()
+        value = _seeded_as(value)
         kind = type(value)  # never `isinstance`, which would run a property called __class__
         if issubclass(kind, _PLAIN) or id(value) in known:
             continue
@@ -49,6 +52,12 @@ def find_generators(dataset: Any) -> dict[str, Generator]:
         elif not issubclass(kind, _CLOSED):
             to_see.extend((f"{path}{step}", inner) for step, inner in _inside(value))
     return found
+
+
+def _seeded_as(value: Any) -> Any:
+    """What stands for `value`: a wrapper's samples are to have the random states that those inside have."""
+    name = vars(type(value)).get(SEEDED_AS)
+    return vars(value)[name] if isinstance(name, str) else value
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:

@@ -49,7 +49,7 @@ class WorkerHandle:
         """What it is at, as far as it tells: a sample, or what lies before the next one."""
         sample, since = self.notes.read(), self.notes.since()
         if sample is None and since:
-            since = self.idle_since
+            since = max(since, self.idle_since)
         return Busy(self.number, self.pid, sample, since)
 
     def give(self, task: Task, message: bytes) -> None:

@@ -1,0 +1,44 @@
+"""`penstock inspect`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from penstock.cli.extras import needing
+from penstock.errors import PenstockError
+
+
+@click.command()
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option(
+    "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Write a sheet of images: .png, .html."
+)
+@click.option("--verify/--no-verify", default=True, help="Check the shards' checksums.  [default: verify]")
+def inspect(dest: Path, sheet: Path | None, verify: bool) -> None:
+    """Show what `penstock prepare` has written to DEST, and whether it is whole.
+
+    The exit status is 1 if a shard is damaged.
+    """
+    with needing(("pyarrow", "torchvision", "PIL"), "penstock inspect", "prepare"):
+        from rich.console import Console
+
+        from penstock.cli.bar import bar
+        from penstock.preparing import PreparedDataset
+        from penstock.preparing.inspection import inspect as look
+        from penstock.preparing.report import show
+        from penstock.preparing.sheet import write_sheet
+
+    try:
+        with bar("Verifying", "bytes") as (_, progress):
+            found = look(dest, verify, progress)
+        show(found, dest, Console())
+        if sheet is not None and not found.damaged:
+            write_sheet(PreparedDataset(dest), sheet)
+            click.echo(f"The sheet is {sheet}")
+    except PenstockError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or dest}: {error.strerror or error}") from error
+    if found.damaged:
+        sys.exit(1)

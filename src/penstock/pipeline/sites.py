@@ -1,0 +1,133 @@
+"""Where in a dataset, and in what it wraps, its transforms are; copies of it with others in their place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.pipeline.compositions import Composition, composition_of, single
+
+_NAMES = "transform", "transforms"
+"""What is under these names is a transform, of whatever kind; elsewhere only a known composition counts."""
+_STANDARD = "StandardTransform"
+"""torchvision's pair of transforms for the image and for the target, which datasets hold beside the two."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Site:
+    """One transform in a dataset.
+
+    Attributes:
+        owner: the object, the dataset itself or one that it wraps, that holds it.
+        attribute: under which name.
+        depth: how many wrappers are around the owner.
+        where: the owner as the user would write it.
+        composition: the transform.
+    """
+
+    owner: Any
+    attribute: str
+    depth: int
+    where: str
+    composition: Composition
+
+    def __str__(self) -> str:
+        return f"{self.where}.{self.attribute}"
+
+
+def groups_of(dataset: Any) -> list[list[Site]]:
+    """The transforms, the outermost first; those of one group have one depth and one name."""
+    groups: dict[tuple[int, str], list[Site]] = {}
+    for owner, where, depth in _owners(dataset, "dataset", 0):
+        for name, composition in _transforms_of(owner):
+            site = Site(owner, name, depth, where, composition)
+            group = groups.setdefault((depth, name), [])
+            if all(other.owner is not owner for other in group):
+                group.append(site)
+    return [groups[key] for key in sorted(groups)]
+
+
+def with_transforms(dataset: Any, heads: Mapping[Site, Callable[..., Any]]) -> Any:
+    """A copy of `dataset`, shallow along its wrappers, in which each site's transform is another.
+
+    Attributes that its code sets later are set on the copy alone.
+    """
+    return _copy(dataset, heads, {})
+
+
+def _copy(value: Any, heads: Mapping[Site, Callable[..., Any]], known: dict[int, Any]) -> Any:
+    if id(value) in known:
+        return known[id(value)]
+    twin = known[id(value)] = _shallow(value)
+    for name, inner in _wrapped(value):
+        if isinstance(inner, list | tuple):
+            vars(twin)[name] = type(inner)([_copy(each, heads, known) for each in inner])
+        else:
+            vars(twin)[name] = _copy(inner, heads, known)
+    for site, head in heads.items():
+        if site.owner is value:
+            _replace(twin, site, head)
+    return twin
+
+
+def _replace(owner: Any, site: Site, head: Callable[..., Any]) -> None:
+    vars(owner)[site.attribute] = site.composition.stand_in(head)
+    both = vars(owner).get("transforms")
+    if type(both).__name__ == _STANDARD and both.transform is site.composition.original:
+        vars(owner)["transforms"] = copy.copy(both)
+        vars(owner)["transforms"].transform = head
+
+
+def _shallow(value: Any) -> Any:
+    """Not by ``copy.copy``, which pickles, if it can be avoided: handles that aren't picklable are shared."""
+    if hasattr(value, "__copy__") or not hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
+        return copy.copy(value)
+    twin = object.__new__(type(value))
+    vars(twin).update(vars(value))
+    return twin
+
+
+def _owners(value: Any, where: str, depth: int) -> Iterator[tuple[Any, str, int]]:
+    if not hasattr(value, "__dict__"):
+        return
+    yield value, where, depth
+    for name, inner in _wrapped(value):
+        if isinstance(inner, list | tuple):
+            for place, each in enumerate(inner):
+                yield from _owners(each, f"{where}.{name}[{place}]", depth + 1)
+        else:
+            yield from _owners(inner, f"{where}.{name}", depth + 1)
+
+
+def _wrapped(value: Any) -> Iterator[tuple[str, Any]]:
+    """The datasets that a dataset wraps, as ``Subset`` and ``ConcatDataset`` hold theirs."""
+    attributes = getattr(value, "__dict__", {})
+    inner = attributes.get("dataset")
+    if _is_dataset(inner):
+        yield "dataset", inner
+    several = attributes.get("datasets")
+    if isinstance(several, list | tuple) and several and all(map(_is_dataset, several)):
+        yield "datasets", several
+
+
+def _is_dataset(value: Any) -> bool:
+    return (
+        hasattr(value, "__dict__")
+        and hasattr(type(value), "__getitem__")
+        and not isinstance(value, type | list | tuple | dict)
+    )
+
+
+def _transforms_of(owner: Any) -> Iterator[tuple[str, Composition]]:
+    for name, value in list(vars(owner).items()):
+        if "target" in name or value is None or type(value).__name__ == _STANDARD:
+            continue
+        composition = None
+        if name in _NAMES or not isinstance(value, list | tuple):
+            composition = composition_of(value)
+        if composition is None and name in _NAMES and callable(value) and not isinstance(value, type):
+            composition = single(value)
+        if composition is not None:
+            yield name, composition

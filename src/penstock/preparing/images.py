@@ -1,0 +1,91 @@
+"""One image, from its file or from a dataset, as it is stored."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, features
+
+from penstock.preparing.settings import Settings
+from penstock.shards import EncodedImage, Pixels
+
+QUALITY = 90
+_PILLOWS = {"jpeg": "JPEG", "png": "PNG"}
+_NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+"""What Pillow knows by name, but can't decode by itself."""
+_RAW_MODES = "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"
+"""Of whole bytes that are channels."""
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """Of the files that Pillow decodes."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(e for e, kind in known if kind in Image.OPEN and kind not in _NO_IMAGES)
+
+
+def store_file(path: str, settings: Settings) -> EncodedImage | Pixels:
+    """An image file, in RGB as torchvision's ImageFolder gives it.
+
+    If there is nothing to do, a file that is RGB and has the format already is stored as it is; it is decoded
+    nevertheless, to know that it can be.
+
+    Raises:
+        OSError: if it can't be read or decoded (or what else Pillow raises of a file that is damaged).
+    """
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+        as_it_is = settings.resize_short is None and settings.quality is None
+        if as_it_is and file.mode == "RGB" and file.format == _PILLOWS.get(settings.format):
+            with open(path, "rb") as stored:
+                return EncodedImage(stored.read())
+    return store_image(image, settings)
+
+
+def store_image(image: Any, settings: Settings) -> EncodedImage | Pixels:
+    """Pillow's image, in its own mode.
+
+    Raises:
+        ValueError: if the format can't hold such an image.
+    """
+    image = _resized(image, settings.resize_short)
+    if settings.format == "raw":
+        if image.mode not in _RAW_MODES:
+            raise ValueError(
+                f"an image of mode {image.mode} can't be stored raw: convert it, to RGB for example"
+            )
+        pixels = torch.from_numpy(np.array(image))
+        return Pixels(pixels if pixels.ndim == 3 else pixels[..., None])
+    out = io.BytesIO()
+    options: dict[str, Any] = {"quality": settings.quality or QUALITY} if settings.format == "jpeg" else {}
+    try:
+        image.save(out, _PILLOWS[settings.format], **options)
+    except OSError as error:
+        raise ValueError(
+            f"an image of mode {image.mode} can't be stored as {settings.format}: {error}"
+        ) from error
+    return EncodedImage(out.getvalue())
+
+
+def _resized(image: Any, short: int | None) -> Any:
+    """As torchvision's ``Resize(short)``: bilinear, of all pixels."""
+    width, height = image.size
+    if short is None or min(width, height) == short:
+        return image
+    long = int(short * max(width, height) / min(width, height))
+    size = (short, long) if width <= height else (long, short)
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def codec_versions() -> dict[str, str]:
+    """Of the libraries that decode and encode images."""
+    found = {
+        name: features.version(feature)
+        for name, feature in (("libjpeg-turbo", "libjpeg_turbo"), ("zlib", "zlib"))
+    }
+    return {name: version for name, version in found.items() if version}

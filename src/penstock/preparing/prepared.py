@@ -1,0 +1,164 @@
+"""Reading prepared data."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from penstock.errors import DamagedShardError
+from penstock.preparing.manifest import Manifest, read_manifest
+from penstock.preparing.sources import PATH, SAMPLE
+from penstock.shards import Shard
+from penstock.tree import flatten, is_namedtuple, structure_of, unflatten
+
+
+class PreparedDataset(Dataset[Any]):
+    """The samples that `prepare` or ``penstock prepare`` wrote to a folder.
+
+    What was prepared from class folders gives (image, label), as torchvision's ImageFolder; from a dataset,
+    samples as that dataset's. Images are Pillow's, or tensors of shape (channels, height, width), uint8,
+    where they were stored raw. `transform` is applied to the first element of a tuple or list, or to the
+    whole of any other sample.
+
+    Tensors view the file, which all processes map; nothing is copied. A transform may change them in place:
+    torch counts that, and it is undone for the next time (but not what is written through ``numpy()``).
+    Without a transform, who changes such a tensor changes it, in this process, for as long as the dataset
+    lives. The file stays as it is in any case.
+
+    It may be used in workers, however they are started, and is pickled as the folder's path.
+
+    Attributes:
+        dest: the folder.
+        manifest: what was prepared, and how.
+        transform: as given; may be set.
+
+    Raises:
+        PrepareError: if the folder holds nothing prepared, or isn't finished.
+        DamagedShardError: if a shard isn't as large as it was, or, when a sample is read, isn't whole.
+    """
+
+    manifest: Manifest
+
+    def __init__(self, dest: str | os.PathLike[str], transform: Callable[[Any], Any] | None = None) -> None:
+        self.dest, self.transform = Path(dest).absolute(), transform
+        self._open()
+
+    def _open(self) -> None:
+        self.manifest = read_manifest(self.dest)
+        for entry in self.manifest.shards:
+            path = self.dest / entry.name
+            size = path.stat().st_size if path.exists() else None
+            if size != entry.bytes:
+                raise DamagedShardError(
+                    path, "it is gone" if size is None else f"it has {size} bytes, not {entry.bytes}"
+                )
+        self._ends = list(accumulate(entry.samples for entry in self.manifest.shards))
+        self._shards: dict[int, Shard] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        shard, row = self._find(index)
+        sample = shard[row][SAMPLE]
+        return sample if self.transform is None else self._transformed(shard, sample, self.transform)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the labels, where they are known."""
+        return self.manifest.classes
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The label of each class."""
+        return {name: label for label, name in enumerate(self.classes or [])}
+
+    @property
+    def targets(self) -> list[Any]:
+        """All labels.
+
+        Raises:
+            KeyError: if there is no column of that name.
+        """
+        return [
+            label
+            for number in range(len(self._ends))
+            for label in self._shard(number).batch["label"].to_pylist()
+        ]
+
+    def path(self, index: int) -> str | None:
+        """The path that a sample's file had below the source's folder, where that is known."""
+        shard, row = self._find(index)
+        return shard.batch[PATH][row].as_py() if PATH in shard.batch.schema.names else None
+
+    def _find(self, index: int) -> tuple[Shard, int]:
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = bisect_right(self._ends, place)
+        return self._shard(number), place - (self._ends[number - 1] if number else 0)
+
+    def _shard(self, number: int) -> Shard:
+        if number not in self._shards:
+            self._shards[number] = Shard(self.dest / self.manifest.shards[number].name)
+        return self._shards[number]
+
+    def _transformed(self, shard: Shard, sample: Any, transform: Callable[[Any], Any]) -> Any:
+        """The sample with its first element, or all of it, transformed; the shard is as before."""
+        is_pair = isinstance(sample, tuple | list) and len(sample) > 0
+        given = _guarded(sample[0] if is_pair else sample)
+        views = [
+            leaf for leaf in _leaves(given) if isinstance(leaf, torch.Tensor) and not leaf.is_inference()
+        ]
+        versions = [view._version for view in views]
+        result = transform(given)
+        changed = [view for view, before in zip(views, versions, strict=True) if view._version != before]
+        if changed:
+            result = _copied(result)
+            for view in changed:
+                shard.restore(view)
+        if not is_pair:
+            return result
+        kind, items = type(sample), (result, *sample[1:])
+        return kind(*items) if is_namedtuple(kind) else kind(items)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"manifest", "_ends", "_shards"}
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [value] if isinstance(value, torch.Tensor) else flatten(value, structure_of(value))
+
+
+def _guarded(value: Any) -> Any:
+    """A copy of what could be changed unnoticed: arrays, and tensors in inference mode."""
+    uncounted = torch.is_inference_mode_enabled()
+    leaves = _leaves(value)
+    if not uncounted and not any(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return value
+    return _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    """With every tensor and array in memory of its own."""
+    structure = structure_of(value)
+    return unflatten(structure, map(_own, flatten(value, structure)))
+
+
+def _own(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.clone()
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf

@@ -1,0 +1,160 @@
+"""Puts samples together to shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.errors import DamagedShardError
+from penstock.preparing.manifest import Manifest, Order, ShardEntry
+from penstock.preparing.settings import Settings
+from penstock.shards import Layout, Shard, Written, encode, write_shard
+from penstock.tree import flatten, structure_of
+
+Bad = dict[str, Any]
+
+
+class ShardWriter:
+    """Writes a folder's shards one after the other; goes on after those that are there.
+
+    All shards have one layout: when samples come that it doesn't hold, it is widened, and the shards before
+    are written again. So what is in the files doesn't depend on where the work was interrupted.
+
+    Attributes:
+        next: the index of the source's first sample that no shard covers.
+        bad: the bad samples that the shards there cover; `add` and `finish` are given those after.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        order: Order,
+        classes: list[str] | None,
+    ) -> None:
+        self._folder, self._settings, self._order = folder, settings, order
+        self._classes = classes
+        self._layout: Layout | None = None
+        self._entries: list[ShardEntry] = []
+        self._columns: dict[str, str] = {}
+        self._samples: list[Any] = []
+        self._nbytes = 0
+        self.next = 0
+        self.bad: list[Bad] = []
+        self._go_on()
+
+    def add(self, index: int, sample: Any, bad: Sequence[Bad]) -> None:
+        """The sample made of the source's sample `index`; what is bad of those before is in `bad`, at least.
+
+        Raises:
+            OSError: if a shard can't be written.
+            NotStorableError: if a sample holds what can't be stored.
+        """
+        self._samples.append(sample)
+        self._nbytes += _size(sample)
+        if self._settings.is_full(len(self._samples), self._nbytes):
+            self._flush(index + 1, bad)
+
+    def finish(self, stop: int, bad: Sequence[Bad]) -> Manifest:
+        """There are no more; the source has `stop` samples. Raises as `add`."""
+        if self._samples:
+            self._flush(stop, bad)
+        told = self.bad + [each for each in bad if each["index"] >= self.next]
+        return Manifest(self._order, self._entries, self._columns, self._classes, told)
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self._entries)
+
+    def _flush(self, stop: int, bad: Sequence[Bad]) -> None:
+        batch, layout = encode(self._samples, self._layout)
+        if self._layout is not None and layout != self._layout:
+            self._widen(layout)
+        self._layout = layout
+        covered = [each for each in bad if self.next <= each["index"] < stop]
+        about = {**self._about(), "first": self.next, "stop": stop, "bad": covered}
+        self._enter(self._path(len(self._entries)), len(self._samples), batch, about)
+        self.bad += covered
+        self._samples, self._nbytes, self.next = [], 0, stop
+
+    def _widen(self, layout: Layout) -> None:
+        """Write the shards again that have another layout."""
+        entries, self._entries = self._entries, []
+        for entry in entries:
+            shard = Shard(self._folder / entry.name)
+            if shard.layout == layout:
+                self._entries.append(entry)
+                continue
+            batch, _ = encode(list(shard.stored()), layout)
+            self._layout = layout
+            self._enter(shard.path, len(shard), batch, shard.about)
+
+    def _enter(self, path: Path, samples: int, batch: Any, about: dict[str, Any]) -> None:
+        assert self._layout is not None
+        written = write_shard(path, batch, self._layout, about, _for_hugging_face(batch, self._classes))
+        self._columns = {field.name: str(field.type) for field in batch.schema}
+        self._entries.append(_entry(path.name, samples, written, about))
+
+    def _about(self) -> dict[str, Any]:
+        return {"done": self._order.done, "versions": self._order.versions, "classes": self._classes}
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"shard-{number:05d}.arrow"
+
+    def _go_on(self) -> None:
+        """Take over the shards that are there, up to the first that is missing or damaged."""
+        shards = list(self._whole_shards())
+        if not shards:
+            return
+        for shard in shards:
+            written = Written(shard.nbytes, shard.crc32)
+            self._entries.append(_entry(shard.path.name, len(shard), written, shard.about))
+            self.bad += shard.about["bad"]
+        self.next = shards[-1].about["stop"]
+        self._columns = {field.name: str(field.type) for field in shards[-1].batch.schema}
+        self._layout = reduce(Layout.join, (shard.layout for shard in shards))
+        self._widen(self._layout)  # it was interrupted in doing so
+
+    def _whole_shards(self) -> Iterator[Shard]:
+        stop = number = 0
+        while self._path(number).exists():
+            try:
+                shard = Shard(self._path(number), verify=True)
+            except DamagedShardError:
+                return
+            if shard.about["first"] != stop:
+                return
+            yield shard
+            stop, number = shard.about["stop"], number + 1
+
+
+def _entry(name: str, samples: int, written: Written, about: dict[str, Any]) -> ShardEntry:
+    crc32 = f"{written.crc32:08x}"
+    return ShardEntry(name, samples, written.nbytes, crc32, about["first"], about["stop"])
+
+
+def _for_hugging_face(batch: Any, classes: list[str] | None) -> dict[bytes, bytes]:
+    """What has ``datasets`` show labels by the names of their classes."""
+    if (
+        classes is None
+        or "label" not in batch.schema.names
+        or str(batch.schema.field("label").type) != "int64"
+    ):
+        return {}
+    features = {"label": {"names": classes, "_type": "ClassLabel"}}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+
+
+def _size(sample: Any) -> int:
+    """Bytes, roughly, as a function of the sample."""
+    total = 0
+    for leaf in flatten(sample, structure_of(sample)):
+        nbytes = leaf.nbytes if isinstance(leaf, torch.Tensor) else getattr(leaf, "nbytes", None)
+        total += nbytes if nbytes is not None else len(leaf) if isinstance(leaf, bytes | str) else 8
+    return total

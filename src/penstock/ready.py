@@ -1,0 +1,136 @@
+"""An epoch whose samples lie in memory already: no worker, no task, no seed; several batches to one gather.
+
+It stands in for an `Engine`; when a batch comes that isn't all there, one takes over from that batch on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from penstock.collate import Scratch
+from penstock.engine import Batches, Engine
+from penstock.fetch import ReadyGetter
+from penstock.stats import Recorder
+from penstock.streams import Standing
+
+GATHER_BYTES = 1 << 20
+"""So much is gathered at once, where batches are smaller; who keeps one of them keeps this much."""
+MOST_BATCHES = 64
+
+Numbered = tuple[int, tuple[Any, ...]]
+
+
+class PushedBack:
+    """An epoch's batches, of which some were taken and given back (`engine.Batches`)."""
+
+    def __init__(self, batches: Batches, taken: Sequence[Numbered]) -> None:
+        self._batches, self._taken = batches, deque(taken)
+
+    @property
+    def turn(self) -> int:
+        return self._batches.turn
+
+    @property
+    def standings(self) -> Mapping[int, Standing]:
+        return self._batches.standings
+
+    def __next__(self) -> Numbered:
+        return self._taken.popleft() if self._taken else next(self._batches)
+
+    def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None:
+        self._batches.handed_over(number, worker, standing)
+
+
+class ReadyEngine:
+    """An iterator over the batches of one epoch.
+
+    Args:
+        batches: their numbers and indices.
+        ahead: how many of them may be asked for at once.
+        get: where the samples lie.
+        otherwise: makes the engine that takes over.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        ahead: int,
+        get: ReadyGetter,
+        recorder: Recorder,
+        otherwise: Callable[[Batches], Engine],
+    ) -> None:
+        self._batches, self._get, self._recorder, self._otherwise = batches, get, recorder, otherwise
+        self._scratch = Scratch()
+        self._most, self._together = ahead, 1
+        self._made: deque[tuple[int, int, Any]] = deque()
+        self._engine: Engine | None = None
+        self._stopped: BaseException | None = None
+        self._raised: BaseException | None = None
+
+    def __iter__(self) -> ReadyEngine:
+        return self
+
+    def __next__(self) -> Any:
+        since = self._recorder.clock()
+        if not self._made and self._engine is None:
+            self._gather()
+        if self._made:
+            number, samples, batch = self._made.popleft()
+            self._recorder.batch_out(samples, since, 0, False)
+            self._batches.handed_over(number, None, None)
+            return batch
+        if self._engine is not None:
+            return next(self._engine)
+        stopped, self._stopped = self._stopped, None
+        assert stopped is not None
+        if not isinstance(stopped, StopIteration):
+            self._raised = stopped
+        raise stopped
+
+    def _gather(self) -> None:
+        """Make the next batches, or have an engine make them."""
+        begin = self._recorder.clock()
+        taken = self._take()
+        if not taken:
+            return
+        sizes = [len(indices) for _, indices in taken]
+        ready = self._get(list(chain.from_iterable(indices for _, indices in taken))) if all(sizes) else None
+        if ready is None:
+            self._engine = self._otherwise(PushedBack(self._batches, taken))
+            return
+        for (number, _), size, batch in zip(taken, sizes, ready.batches(sizes, self._scratch), strict=True):
+            self._made.append((number, size, batch))
+        fitting = GATHER_BYTES // max(1, ready.spec.sample_bytes * max(sizes))
+        self._together = max(1, min(self._most, fitting))
+        self._recorder.task_done(0, sum(sizes), self._recorder.clock() - begin, 0.0)
+
+    def _take(self) -> list[Numbered]:
+        """The next batches' indices; what ends or interrupts them waits for its turn."""
+        taken: list[Numbered] = []
+        while len(taken) < self._together and self._stopped is None:
+            try:
+                taken.append(next(self._batches))
+            except Exception as stopped:
+                self._stopped = stopped
+        return taken
+
+    def take_raised(self) -> BaseException | None:
+        """As `Engine.take_raised`."""
+        if self._engine is not None:
+            return self._engine.take_raised()
+        error, self._raised = self._raised, None
+        return error
+
+    def abandon(self) -> bool:
+        """As `Engine.abandon`."""
+        self._made.clear()
+        return self._engine is None or self._engine.abandon()
+
+    def release(self) -> None:
+        """As `Engine.release`."""
+        self._made.clear()
+        if self._engine is not None:
+            self._engine.release()
