@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import bare
+from benchmarks.cached import cut_targets, image_contenders, memory_contenders, memory_targets
 from benchmarks.datasets import ByteImages, FloatImages, TinyTensors
 from benchmarks.prepared import prepare_contenders, prepare_targets, raw_contenders, raw_targets
 from benchmarks.targets import Target, image_targets, pair_targets
-from penstock.demo.cases import LOADERS, SimpleDataset
+from penstock.demo.cases import LOADERS, CachedDataset, SimpleDataset
 from penstock.demo.images import Recipe, make_images
 from penstock.demo.measure import Contender, Summary, contender
 
 IMAGES = Recipe(count=256, spread=0, png_every=0, truncated=0, empty=0)  # 500x375 JPEG
+CACHED_SAMPLES = 10_000  # as in the article
+CACHED_IMAGES = 1024  # 580 MB, decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,38 @@ def _pair_case(name: str, goal: float, scale: Scale, folder: Path) -> Case:
     return Case(name, title, contenders, lambda rows: pair_targets(rows, goal))
 
 
-def _prepare_case(scale: Scale, folder: Path) -> Case:
+def prepare_case(scale: Scale, folder: Path) -> Case:
     """The work done once: decode, resize and encode, to disk."""
     _images(folder, 1)
     contenders = prepare_contenders(folder, scale.images)
     return Case("prepare", "JPEG to JPEG of 256 pixels, prepared", contenders, prepare_targets)
 
 
-def _raw_case(scale: Scale, folder: Path) -> Case:
+def raw_case(scale: Scale, folder: Path) -> Case:
     """Images that were prepared raw."""
     _images(folder, 1)
     contenders = raw_contenders(folder, 8 * scale.images)
     return Case("raw", "Raw images of 256 pixels, crop and flip by OpenCV, batch 64", contenders, raw_targets)
+
+
+def cached_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+    """Samples prepared beforehand: the article's third example."""
+    contenders = memory_contenders(CachedDataset(CACHED_SAMPLES))
+    return Case("cached", "100 floats a sample, prepared, batch 32", contenders, memory_targets)
+
+
+def cached_simple_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+    """Small samples: the article's first example, from the second epoch on."""
+    contenders = memory_contenders(SimpleDataset(CACHED_SAMPLES))
+    return Case("cached-simple", "100 floats a sample, cached, batch 32", contenders, memory_targets)
+
+
+def cached_images_case(scale: Scale, folder: Path) -> Case:
+    """ImageNet's usual pipeline, cached up to its random crop."""
+    contenders = image_contenders(_images(folder, min(scale.images, CACHED_IMAGES)))
+    return Case(
+        "cached-images", "JPEG by Pillow to float32, cut and cached, batch 64", contenders, cut_targets
+    )
 
 
 CASES: dict[str, Callable[[Scale, Path], Case]] = {
@@ -118,8 +141,11 @@ CASES: dict[str, Callable[[Scale, Path], Case]] = {
     "uint8": partial(_image_case, "uint8", 1.2),
     "tiny": partial(_pair_case, "tiny", 8.0),
     "cheap": partial(_pair_case, "cheap", 3.0),
-    "prepare": _prepare_case,
-    **({"raw": _raw_case} if find_spec("cv2") else {}),
+    "cached": cached_case,
+    "cached-simple": cached_simple_case,
+    "cached-images": cached_images_case,
+    "prepare": prepare_case,
+    **({"raw": raw_case} if find_spec("cv2") else {}),
 }
 
 

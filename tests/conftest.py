@@ -55,6 +55,9 @@ def nothing_left() -> Iterator[None]:
     gc.freeze()  # so that a collection looks at what this test made, and not at torch and the like each time
     yield
     gc.collect()
+    if our_children() or our_mappings():
+        gc.unfreeze()  # garbage may hang on what is older than the test
+        gc.collect()
     assert our_children() == []
     assert our_mappings() == []
     new = {fd: target for fd, target in open_descriptors().items() if fd not in before}

@@ -181,6 +181,45 @@ def test_what_is_handed_out_can_be_changed_in_place() -> None:
         assert difference(cached[2], dataset[2]) is None
 
 
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As a launcher of two ranks has it; where the notes are."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    return tmp_path / f"penstock-{os.getuid()}"
+
+
+def test_ranks_of_one_machine_share_one_store(ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = penstock.cache(Squares(20), memory=ROOM)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            rank = penstock.cache(Squares(20), memory="1MB")
+            os._exit(0 if rank[3] and rank.stats().budget == 10**7 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert cached.stats().stored == 1
+    assert penstock.cache(Squares(21), memory=ROOM).stats().stored == 0  # another dataset
+    monkeypatch.setenv("MASTER_PORT", "54321")
+    assert penstock.cache(Squares(20), memory=ROOM).stats().stored == 0  # another job
+    del cached
+    assert list(ranks.iterdir()) == []
+
+
+def test_a_rank_whose_note_is_of_a_dead_one_makes_its_own_store(ranks: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        cached = penstock.cache(Squares(20), memory=ROOM)
+        os.kill(os.getpid(), signal.SIGKILL if len(cached) else 0)
+    os.waitpid(pid, 0)
+    assert len(list(ranks.iterdir())) == 1
+    cached = penstock.cache(Squares(20), memory=ROOM)
+    assert difference(cached[3], Squares()[3]) is None
+    assert cached.stats().stored == 1
+
+
 # -- epochs that are gathered ------------------------------------------------------------------------
 
 

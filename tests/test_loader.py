@@ -641,7 +641,9 @@ def test_a_program_that_reaps_children_itself(how: str) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("limit", ["RLIMIT_AS, 12 << 30", "RLIMIT_FSIZE, 1 << 30"])
+@pytest.mark.parametrize(
+    "limit", ["RLIMIT_AS, 12 << 30", pytest.param("RLIMIT_FSIZE, 1 << 30", marks=pytest.mark.slow)]
+)
 def test_limits_of_address_space_and_file_size(limit: str) -> None:
     done = run_program(
         f"""

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
     from penstock.preparing import PreparedDataset, prepare
+    from penstock.profiling.monitoring import Reading, monitor, to_tensorboard
+    from penstock.profiling.report import Report
+    from penstock.profiling.session import profile
     from penstock.trials import tune
 
 __all__ = [
@@ -56,6 +59,8 @@ __all__ = [
     "PenstockError",
     "PrepareError",
     "PreparedDataset",
+    "Reading",
+    "Report",
     "SampleTimeoutError",
     "StateError",
     "Stats",
@@ -65,7 +70,10 @@ __all__ = [
     "WorkerStats",
     "__version__",
     "cache",
+    "monitor",
     "prepare",
+    "profile",
+    "to_tensorboard",
     "tune",
     "upgrade",
 ]
@@ -78,8 +86,13 @@ _NEED_TORCH = {
     "DistributedIterableDataset": "penstock.distributed",
     "DistributedSampler": "penstock.distributed",
     "PreparedDataset": "penstock.preparing",
+    "Reading": "penstock.profiling.monitoring",
+    "Report": "penstock.profiling.report",
     "cache": "penstock.caching",
+    "monitor": "penstock.profiling.monitoring",
     "prepare": "penstock.preparing",
+    "profile": "penstock.profiling.session",
+    "to_tensorboard": "penstock.profiling.monitoring",
     "tune": "penstock.trials",
     "upgrade": "penstock.integrations.upgrade",
 }

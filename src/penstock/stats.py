@@ -17,6 +17,11 @@ observers: list[Callable[[float], None]] = []
 """Each is told of every batch that is handed over in this process: the seconds that its caller waited."""
 
 
+task_observers: list[Callable[[int, int, float, float, float], None]] = []
+"""Each is told of every task that is done for this process: the worker's number, how many samples it made,
+when it ended by ``time.perf_counter``, and the seconds that it took in ``dataset[i]`` and in collating."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
     """What one worker did: times in seconds."""
@@ -103,10 +108,14 @@ class Recorder:
         self._first: float | None = None
         self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
 
-    def task_done(self, worker: int, samples: int, fetch_s: float, collate_s: float) -> None:
+    def task_done(
+        self, worker: int, samples: int, fetch_s: float, collate_s: float, ended: float = 0.0
+    ) -> None:
         self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
         self._fetched += samples
         self._work_s += fetch_s + collate_s
+        for tell in task_observers:
+            tell(worker, samples, ended, fetch_s, collate_s)
 
     def batch_left_out(self) -> None:
         self._left_out += 1

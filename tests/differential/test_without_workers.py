@@ -29,13 +29,13 @@ def check(setting: Setting) -> None:
 
 
 @given(maps(samples, {}))
-@many(1200)
+@many(700)
 def test_map_style(setting: Setting) -> None:
     check(setting)
 
 
 @given(streams(samples, {}))
-@many(600)
+@many(400)
 def test_iterable(setting: Setting) -> None:
     check(setting)
 
@@ -78,7 +78,7 @@ sources = st.one_of(
 
 
 @given(st.builds(Setting, sources, some_of(**anything), st.just(("length", "assign")), st.just(0)))
-@many(1000)
+@many(700)
 def test_construction(setting: Setting) -> None:
     """Right arguments and wrong ones: attributes, exceptions, warnings, and what may be set afterwards."""
     check(setting)

@@ -88,7 +88,7 @@ def run() -> Iterator[type[Program]]:
     [
         pytest.param(signal.SIGINT, "in the step", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "in next()", marks=pytest.mark.slow),
-        (signal.SIGTERM, "in the step"),
+        pytest.param(signal.SIGTERM, "in the step", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "in next()", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "in the step", marks=pytest.mark.slow),
         (signal.SIGKILL, "in next()"),
@@ -107,7 +107,7 @@ def test_a_signal_to_the_main_process(run: type[Program], number: int, where: st
             """
         )
     program.process.send_signal(number)
-    _, stderr = program.process.communicate(timeout=20)
+    _, stderr = program.process.communicate(timeout=60)
     program.assert_all_gone()
     assert program.process.returncode == -number or number == signal.SIGINT
     if number == signal.SIGINT:
@@ -122,7 +122,7 @@ def test_a_signal_to_the_main_process(run: type[Program], number: int, where: st
 def test_sigkill_under_other_start_methods(run: type[Program], method: str) -> None:
     program = run(f"loader, iterator = open_loader({method!r})\nready()\ntime.sleep(1000)")
     program.process.kill()
-    program.process.communicate(timeout=20)
+    program.process.communicate(timeout=60)
     program.assert_all_gone()
 
 
@@ -147,7 +147,7 @@ def test_ctrl_c_to_the_whole_group_prints_one_traceback() -> None:
     assert process.stdout.readline().strip() == "ready"
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert stderr.count("Traceback") == 1
     _, alive = psutil.wait_procs(family, timeout=SOON)
     assert alive == []
@@ -182,7 +182,7 @@ def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, mome
     library = "libc.so" if moment == "begins" else "libtorch"
     template = template_that_maps(library, psutil.Process(process.pid), method)
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert stderr.count("Traceback") == 1
     assert stderr.rstrip().endswith("KeyboardInterrupt")
     assert psutil.wait_procs([template], timeout=SOON)[1] == []
@@ -192,7 +192,7 @@ def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, mome
 def test_interpreter_exit_with_an_open_iterator(run: type[Program], workers: str) -> None:
     hook = "slow" if workers == "on a slow sample" else "None"
     program = run(f"loader, iterator = open_loader(hook={hook})\nready()")
-    _, stderr = program.process.communicate(timeout=20)
+    _, stderr = program.process.communicate(timeout=60)
     program.assert_all_gone(minimum=0)
     assert program.process.returncode == 0
     assert stderr == ""
@@ -209,9 +209,13 @@ ready()
 WHILE_A_THREAD_WAITS = """
 import threading
 loader, iterator = open_loader(hook=slow)
-thread = threading.Thread(target=lambda: list(iterator), daemon=True)
-thread.start()
-while sys._current_frames()[thread.ident].f_code.co_name != "select":
+taken = []
+def take():
+    for batch in iterator:
+        taken.append(batch)
+threading.excepthook = lambda told: os.write(1, told.exc_type.__name__.encode())
+threading.Thread(target=take, daemon=True).start()
+while len(taken) < 9:
     os.sched_yield()
 ready()
 """
@@ -245,10 +249,11 @@ ready()
 @pytest.mark.parametrize("body", [IN_A_THREAD, WHILE_A_THREAD_WAITS, IN_A_CHILD])
 def test_interpreter_exit_with_an_iterator_open_elsewhere(run: type[Program], body: str) -> None:
     program = run(body)
-    _, stderr = program.process.communicate(timeout=20)
+    said, stderr = program.process.communicate(timeout=60)
     program.assert_all_gone(minimum=0)
     assert program.process.returncode == 0
     assert stderr == ""
+    assert said in ("", "ClosedError")  # the thread may just live to see it
 
 
 @pytest.mark.slow
@@ -279,7 +284,7 @@ def test_under_pytest_xdist_with_loaders_left_open(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=110,
     )
     assert "4 passed" in done.stdout, done.stdout
     pids = {int(pid) for number in range(4) for pid in (tmp_path / f"pids{number}").read_text().split()}
@@ -296,7 +301,7 @@ def test_exit_with_kept_batches_and_persistent_workers(run: type[Program]) -> No
         ready()
         """
     )
-    _, stderr = program.process.communicate(timeout=20)
+    _, stderr = program.process.communicate(timeout=60)
     program.assert_all_gone(minimum=0)
     assert stderr == ""
     assert program.process.returncode == 0
@@ -317,7 +322,7 @@ def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]
         """
     )
     program.process.kill()
-    program.process.communicate(timeout=20)
+    program.process.communicate(timeout=60)
     templates = [p for p in program.family if p.is_running()]
     start = time.monotonic()
     _, alive = psutil.wait_procs(templates, timeout=3)
@@ -341,7 +346,7 @@ def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) 
         print(took, file=sys.stderr)
         """
     )
-    _, stderr = program.process.communicate(timeout=20)
+    _, stderr = program.process.communicate(timeout=60)
     assert float(stderr) < 1.0, "a batch of four takes two seconds"
 
 
@@ -359,6 +364,6 @@ def test_a_worker_that_ignores_sigterm_is_killed(run: type[Program]) -> None:
         sys.stdin.read()
         """
     )
-    program.process.communicate(timeout=20)
+    program.process.communicate(timeout=60)
     program.assert_all_gone(minimum=0)
     assert program.process.returncode == 0

@@ -185,7 +185,8 @@ class BreaksOnArrival(Squares):
         raise ConnectionError("the server is not there")
 
 
-@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_dataset_that_cannot_be_loaded_in_the_worker(method: str) -> None:
     loader = DataLoader(BreaksOnArrival(), num_workers=1, multiprocessing_context=method)
     with pytest.raises(ConnectionError, match="the server is not there"):
@@ -288,6 +289,7 @@ def test_indices_that_cannot_be_sent() -> None:
     assert list(iterator) == []
 
 
+@pytest.mark.slow
 def test_a_stuck_worker_does_not_stop_the_next_epoch() -> None:
     """Persistent workers, a sample that never ends, and a timeout: the next epoch has new workers."""
     stuck = [True]

@@ -91,6 +91,24 @@ def test_who_gets_on_to_another_sample_before_the_end_is_not_to_blame_for_that(t
     assert (tmp_path / "killed").exists()
 
 
+class OfAnotherType(EndsWhenAsked):
+    """Sample 2 hangs once, and makes no batch of rows with sample 3, which is looked at after that."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 3:
+            return torch.tensor(3.0)
+        return torch.tensor(super().__getitem__(index)) if index != 1 else torch.tensor(1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_late_sample_is_not_tried_again_where_its_batch_is_made_anew(workers: int, tmp_path: Path) -> None:
+    loader = DataLoader(
+        OfAnotherType(tmp_path), batch_size=4, num_workers=workers, on_error="skip", sample_timeout=1.0
+    )
+    assert [batch.tolist() for batch in loader] == [[0, 1, 3], [4, 5, 6, 7]]
+    assert [bad.index for bad in loader.errors] == [2]
+
+
 def test_a_task_may_take_longer_than_each_of_its_samples() -> None:
     """Right after its last sample a worker is no longer on one, and has not been idle for the whole task."""
     arena = Arena()

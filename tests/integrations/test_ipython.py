@@ -33,7 +33,7 @@ def begin(**options):
 FIRST = str(list(range(10))) + "\n"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # so that what jupyter_client leaves open was open before the test
 def kernel() -> Iterator[tuple[Any, Any]]:
     manager, client = jupyter_client.manager.start_new_kernel(kernel_name="python3", startup_timeout=60)
     yield manager, client
@@ -41,7 +41,6 @@ def kernel() -> Iterator[tuple[Any, Any]]:
     if manager.is_alive():
         manager.shutdown_kernel(now=True)
     manager.cleanup_resources()
-    manager.context.destroy(linger=0)
 
 
 def execute(client: Any, code: str, until: str = "") -> tuple[str, list[str]]:

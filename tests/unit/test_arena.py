@@ -490,7 +490,7 @@ LIMITED = """
 
 @pytest.mark.parametrize(
     ("extra", "budget"),
-    [(64 << 30, 1 << 30), (16 << 30, 8 << 30)],
+    [(64 << 30, 1 << 30), pytest.param(16 << 30, 8 << 30, marks=pytest.mark.slow)],
     ids=["64 GB", "16 GB"],
 )
 def test_a_limited_address_space_is_made_do_with(extra: int, budget: int) -> None:

@@ -198,6 +198,11 @@ class Backend(ABC):
         """End a worker at once; its `Died` follows."""
 
     @abstractmethod
+    def processes(self) -> Sequence[object]:
+        """The workers as processes, with the names of ``multiprocessing.Process``; those that ended with
+        the backend too. Waits until they have started."""
+
+    @abstractmethod
     def close(self) -> None:
         """Any state -> CLOSED."""
 

@@ -62,6 +62,9 @@ class InlineBackend(Backend):
     def kill(self, worker: int) -> None:
         raise NotImplementedError("nobody dies here")
 
+    def processes(self) -> list[object]:
+        return []
+
     def close(self) -> None:
         self._state = State.CLOSED
         self._tasks.clear()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +19,16 @@ from penstock.caching.budget import Memory, bytes_of
 from penstock.caching.counters import CacheStats
 from penstock.caching.fingerprint import fingerprint
 from penstock.caching.memory import MemoryStore
+from penstock.caching.ranks import is_one_of_several, shared_store
 from penstock.caching.rows import RowFormat, format_of
 from penstock.collate import Irregular, ReadyRows, Spec
-from penstock.errors import human_bytes
+from penstock.errors import NotFingerprintableError, human_bytes
 from penstock.pipeline import Marks, Study, Until, study
 
 if TYPE_CHECKING:
     from penstock.caching.disk import DiskStore
 
+_log = logging.getLogger("penstock")
 DEFAULT_SHARE = 0.5
 """Of the memory that is free, where no size is given."""
 
@@ -45,7 +49,8 @@ def cache(
     Args:
         dataset: map-style: with ``len`` and ``[i]``. It isn't changed, and not to be changed from here on.
         memory: how much to keep there: a size such as "8GB", bytes, or a share of what is free (a float below
-            1). If it isn't given: half of what is free, or nothing where there is `disk`.
+            1). If it isn't given: half of what is free, or nothing where there is `disk`. The ranks that a
+            launcher has started on one machine share one such store; the first one's size counts.
         disk: a folder to keep it in for later runs too, as Arrow files; it needs pyarrow.
         until: the first step of the transform that isn't to be kept, by its name or its number, if that is to
             come before the first random one.
@@ -64,8 +69,21 @@ def cache(
         memory = DEFAULT_SHARE
     budget = None if memory is None else bytes_of(memory)
     found = study(dataset, until, _look)
-    store = None if budget is None else MemoryStore(len(dataset), budget, _common_format(found))
+    store = None if budget is None else _memory_store(budget, found)
     return CachedDataset(found, store, None if disk is None else _disk_store(Path(disk), found))
+
+
+def _memory_store(budget: int, found: Study) -> MemoryStore:
+    """That of this process or, under a launcher of several ranks, of all of them on this machine."""
+    dataset = found.cut.dataset
+    make = partial(MemoryStore, len(dataset), budget, _common_format(found))
+    if not is_one_of_several():
+        return make()
+    try:
+        return shared_store(fingerprint(dataset, found.cut.kept_steps()), make)
+    except NotFingerprintableError as error:
+        _log.warning("each rank caches for itself: %s", str(error))
+        return make()
 
 
 def _look(values: Any, marks: Marks) -> tuple[RowFormat | None, Marks]:

@@ -6,6 +6,7 @@ from penstock import __version__
 from penstock.cli.demo import demo
 from penstock.cli.inspect import inspect
 from penstock.cli.prepare import prepare
+from penstock.cli.profile import profile
 from penstock.cli.run import run
 
 
@@ -18,4 +19,5 @@ def main() -> None:
 main.add_command(demo)
 main.add_command(inspect)
 main.add_command(prepare)
+main.add_command(profile)
 main.add_command(run)

@@ -24,6 +24,8 @@ class Batch:
     left: int = 0
     samples: int = 0
     bad: list[BadSample] = field(default_factory=list)
+    condemned: dict[int, BadSample] = field(default_factory=dict)
+    """By position, the bad samples that ended their workers; they aren't tried again, however it is made."""
     standing: Standing | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 

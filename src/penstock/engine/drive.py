@@ -99,7 +99,9 @@ class Engine:
 
     def _tell(self, batch: Batch) -> None:
         try:
-            self._epoch.book.add(sorted(batch.bad, key=lambda bad: bad.position), batch.samples)
+            self._epoch.book.add(
+                sorted([*batch.bad, *batch.condemned.values()], key=lambda bad: bad.position), batch.samples
+            )
         except BaseException:
             self._arena.release(batch.slot)
             raise
@@ -229,6 +231,7 @@ class Engine:
                 size,
                 batch.rows,
                 batch.worker,
+                tuple(batch.condemned),
             )
             try:
                 self._backend.submit(task, batch.slot)
@@ -286,7 +289,7 @@ class Engine:
             return
         timing = event.timing
         self._recovery.alive(event.worker)
-        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s)
+        self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s, timing.ended)
         batch = self._making[event.batch]
         batch.outcomes.append(event.outcome)
         batch.left -= 1

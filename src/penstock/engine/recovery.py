@@ -77,7 +77,7 @@ class Recovery:
         bad = describe(
             verdict.error, self._epoch.dataset, *culprit, batch.indices[position], self._epoch.course.epoch
         )
-        batch.bad.append(dataclasses.replace(bad, worker=worker))
+        batch.condemned[position] = dataclasses.replace(bad, worker=worker)
         return dataclasses.replace(task, bad=(*task.bad, position))
 
     def _death(self, event: Died, sample: SampleInHand | None) -> WorkerDiedError:

@@ -97,7 +97,8 @@ class Fetcher:
         timing = Timing()
         start = self._clock()
         outcome = self._run_seeded(task, slot, timing)
-        timing.collate_s = max(0.0, self._clock() - start - timing.fetch_s)
+        timing.ended = self._clock()
+        timing.collate_s = max(0.0, timing.ended - start - timing.fetch_s)
         return outcome, timing
 
     def begin(self, course: Course, standing: Standing | None = None) -> None:

@@ -77,10 +77,11 @@ Outcome = Rows | Block | Direct | NotRegular | Exhausted | LeftOut | Dropped | F
 
 @dataclass(slots=True)
 class Timing:
-    """How many samples one task made, and the seconds it took; how the iterator over an iterable dataset
-    stands after it."""
+    """How many samples one task made, the seconds it took, and when it ended (``time.perf_counter``, which is
+    one clock for all processes); how the iterator over an iterable dataset stands after it."""
 
     fetch_s: float = 0.0
     collate_s: float = 0.0
     samples: int = 0
     standing: Standing | None = None
+    ended: float = 0.0

@@ -43,6 +43,9 @@ class Progress:
         return number >= self.next or number in self.missing
 
     def add(self, number: int) -> None:
+        if number == self.next:
+            self.next += 1
+            return
         self.missing.update(range(self.next, number))
         self.missing.discard(number)
         self.next = max(self.next, number + 1)

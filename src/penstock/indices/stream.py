@@ -132,9 +132,11 @@ class IndexStream:
             yield batch
 
     def _numbered(self, batches: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        noted = not self.foreseeable  # a batch of small samples is made in less time than this takes
         for number, batch in enumerate(batches, self._first):
-            short = self._groups is not None and len(batch) < self._size
-            wanted_from = self._given(self.progress.wanted_from)
-            self._order.note(self._given(number + 1), batch, wanted_from, last=short)
+            if noted:
+                short = self._groups is not None and len(batch) < self._size
+                wanted_from = self._given(self.progress.wanted_from)
+                self._order.note(self._given(number + 1), batch, wanted_from, last=short)
             if self.progress.wants(number):
                 yield number, batch

@@ -31,7 +31,18 @@ def replace() -> None:
 
 def replace_when_imported(done: Callable[[], None]) -> None:
     """`replace` as soon as torch is imported, or now if it is; then call `done`."""
-    watch = _Watch(done)
+
+    def act() -> None:
+        replace()
+        done()
+
+    when_imported(act)
+
+
+def when_imported(act: Callable[[], None]) -> None:
+    """Call `act` as soon as torch is imported and our loader can be, or now if so it is; before anybody else
+    sees torch's."""
+    watch = _Watch(act)
     sys.meta_path.insert(0, watch)
     watch.look()
 
@@ -39,13 +50,13 @@ def replace_when_imported(done: Callable[[], None]) -> None:
 class _Watch(MetaPathFinder):
     """Sees every import begin, and those of torch and of our loader end."""
 
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done: Callable[[], None] | None = done
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act: Callable[[], None] | None = act
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         if not name.startswith("penstock."):
             self.look()
-        if self._done is None or name not in (*_TORCHS, _OURS):
+        if self._act is None or name not in (*_TORCHS, _OURS):
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in others if spec is not None), None)
@@ -54,11 +65,10 @@ class _Watch(MetaPathFinder):
         return spec
 
     def look(self, loaded: str = "") -> None:
-        """Replace if that can be done by now; the module `loaded` just was."""
-        if self._done is not None and _can_replace(loaded):
-            done, self._done = self._done, None
-            replace()
-            done()
+        """Act if that can be done by now; the module `loaded` just was."""
+        if self._act is not None and _can_replace(loaded):
+            act, self._act = self._act, None
+            act()
 
 
 def _can_replace(loaded: str) -> bool:

@@ -19,7 +19,7 @@ from penstock.integrations.replace import replace_when_imported
 from penstock.integrations.waits import Waits, new_file, sentence
 from penstock.stats import observers
 
-_VARIABLE = "PENSTOCK_RUN"
+VARIABLE = "PENSTOCK_RUN"
 """The main process's id and, once it runs, the descriptor of its `Waits`; inherited by all it starts."""
 _STARTUP = str(Path(__file__).parent / "startup")
 _PACKAGES = str(Path(__file__).parents[2])
@@ -36,7 +36,7 @@ def command(program: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     if os.path.abspath(sys.path[0]) == _PACKAGES:  # where `python -m` was called: not on the program's path
         places.append(_PACKAGES)
     environment["PYTHONPATH"] = os.pathsep.join([_STARTUP, *places])
-    environment[_VARIABLE] = str(os.getpid())
+    environment[VARIABLE] = str(os.getpid())
     return [sys.executable, *_options(), *program], environment
 
 
@@ -52,10 +52,10 @@ def _options() -> list[str]:
 
 def begin() -> None:
     """At the start of a Python that runs the program or was started by it."""
-    main, _, file = os.environ.get(_VARIABLE, "").partition(":")  # a child may have lost it
+    main, _, file = os.environ.get(VARIABLE, "").partition(":")  # a child may have lost it
     if main == str(os.getpid()):
         file = str(new_file())
-        os.environ[_VARIABLE] = f"{main}:{file}"
+        os.environ[VARIABLE] = f"{main}:{file}"
     waits = Waits(f"/proc/{main}/fd/{file}")
     replace_when_imported(lambda: observers.append(_outside_workers(waits)))
     if main == str(os.getpid()):

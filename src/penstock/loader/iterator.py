@@ -6,11 +6,12 @@ import warnings
 import weakref
 from typing import Any
 
-from torch.utils.data.dataloader import _DatasetKind
+import torch
 
 from penstock.arena import ArenaPool
 from penstock.engine import Engine
 from penstock.errors import ClosedError
+from penstock.loader.likeness import LikeTorchs
 from penstock.loader.pinning import pin_device, pin_memory
 from penstock.loader.session import Session
 from penstock.loader.tuned import Tuned
@@ -20,9 +21,11 @@ from penstock.stats import Recorder
 
 Loader = Any
 """A `penstock.DataLoader`, whose module is above this one."""
+PROFILED = "enumerate(DataLoader)#LoaderIterator.__next__"
+"""In a trace of torch's profiler; it begins with torch's word, by which viewers know time spent waiting."""
 
 
-class LoaderIterator:
+class LoaderIterator(LikeTorchs):
     """One pass over a loader; with ``persistent_workers``, one after the other (`restart`).
 
     Closed when it is exhausted (unless its workers persist), by `close`, by the garbage collector and
@@ -30,11 +33,10 @@ class LoaderIterator:
     """
 
     def __init__(self, loader: Loader, pool: ArenaPool) -> None:
+        super().__init__(loader)
         self._pool = pool
-        self._persistent = loader.persistent_workers
-        self._iterable = loader._dataset_kind == _DatasetKind.Iterable
-        self._sampler = loader._index_sampler
-        self._pin_device = pin_device(loader)
+        self._pin_memory_device = pin_device(loader)
+        self._pin_memory = self._pin_memory_device is not None
         self._moved_by: Loader | None = None
         self._open_session(loader, loader._books.begin(loader))
 
@@ -56,9 +58,8 @@ class LoaderIterator:
 
     def _begin(self, loader: Loader, passage: Passage, recorder: Recorder | None = None) -> None:
         self._finished, self._moved_by = False, None
-        self._yielded = passage.given
-        promised: Any = loader._IterableDataset_len_called
-        self._promised: int | None = promised if self._iterable else None
+        self._num_yielded = passage.given
+        self._IterableDataset_len_called = loader._IterableDataset_len_called
         recorder = recorder or Recorder()
         loader._latest, loader._newest = (recorder, self._session.arena), weakref.ref(self)
         try:
@@ -81,6 +82,12 @@ class LoaderIterator:
         return self
 
     def __next__(self) -> Any:
+        if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+            return self._next()
+        with torch.autograd.profiler.record_function(PROFILED):
+            return self._next()
+
+    def _next(self) -> Any:
         if self._finished:
             raise StopIteration
         if self.closed:
@@ -92,17 +99,18 @@ class LoaderIterator:
         except StopIteration:
             self._finished = True
             self._passage.finish()
-            if not self._persistent:
+            if not self._persistent_workers:
                 self.close()
             raise
         except BaseException as error:
             if error is not self._engine.take_raised():
                 self.close()
             raise
-        self._yielded += 1
-        if self._promised is not None and self._yielded > self._promised:
-            self._warn_of_length()
-        return batch if self._pin_device is None else pin_memory(batch, self._pin_device)
+        self._num_yielded += 1
+        promised = self._IterableDataset_len_called
+        if self._iterable and promised is not None and self._num_yielded > promised:
+            self._warn_of_length(promised)
+        return batch if self._pin_memory_device is None else pin_memory(batch, self._pin_memory_device)
 
     def _move(self) -> None:
         loader: Loader = self._moved_by
@@ -110,11 +118,11 @@ class LoaderIterator:
         if loader._newest() is self and loader._books.loaded is not None:
             self._reset(loader)
 
-    def _warn_of_length(self) -> None:
+    def _warn_of_length(self, promised: int) -> None:
         """torch's words, which people match."""
         text = (
-            f"Length of IterableDataset {self._session.dataset} was reported to be {self._promised}"
-            f"(when accessing len(dataloader)), but {self._yielded} samples have been fetched. "
+            f"Length of IterableDataset {self._session.dataset} was reported to be {promised}"
+            f"(when accessing len(dataloader)), but {self._num_yielded} samples have been fetched. "
         )
         if self._session.workers:
             text += (
@@ -122,15 +130,11 @@ class LoaderIterator:
                 "IterableDataset replica at each worker. Please see "
                 "https://pytorch.org/docs/stable/data.html#torch.utils.data.IterableDataset for examples."
             )
-        warnings.warn(text, stacklevel=3)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
+        warnings.warn(text, stacklevel=4)
 
     @property
     def closed(self) -> bool:
         return not self._close.alive
 
     def close(self) -> None:
-        """End the workers, at once but for the sample in hand. May be called twice."""
         self._close()

@@ -128,12 +128,12 @@ class Session:
 
     def do_without_workers(self) -> None:
         """Make the batches that follow in this process; none may be in the making."""
-        before, self._backend = self._started(), InlineBackend(self._recipe)
-        self.workers = 0
-        self._backend.start()
+        before, inline = self._started(), InlineBackend(self._recipe)
+        self.workers, self._backend = 0, inline
+        inline.start()
         if isinstance(self._engine, Engine):
             self._engine.ahead = 0
-            self._engine.go_on_with(self._backend)
+            self._engine.go_on_with(inline)
         before.close()
         self._settled = before.settled
 
@@ -184,6 +184,9 @@ class Session:
         )
         return self._engine
 
+    def _workers_engine(self, epoch: Epoch, recorder: Recorder) -> Engine:
+        return Engine(epoch, self._started(), self.arena, recorder)
+
     def _follow(self, loader: Loader, recorder: Recorder) -> None:
         """Do what was decided at the end of the epoch before, or by another iterator."""
         if self.controller is None:
@@ -199,9 +202,6 @@ class Session:
         elif self.workers:
             self.resize(self.controller.workers, self.controller.prefetch_factor)
 
-    def _workers_engine(self, epoch: Epoch, recorder: Recorder) -> Engine:
-        return Engine(epoch, self._started(), self.arena, recorder)
-
     def _course(self, loader: Loader, passage: Passage) -> Course:
         """The base seed is ``seed=``, or what torch drew; the epoch is the one that was set, or the count of
         those under this base seed. A passage that goes on has its own."""
@@ -215,6 +215,14 @@ class Session:
         if passage.announced is None:
             return Course(self._generation, base_seed, count)
         return Course(self._generation, base_seed, passage.announced, announced=True)
+
+    @property
+    def processes(self) -> list[Any]:
+        return [] if self._backend is None else list(self._backend.processes())
+
+    @property
+    def base_seed(self) -> int:
+        return self._base_seed
 
     def close(self) -> None:
         if self._backend is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.process
 import os
 import select
 import selectors
@@ -29,7 +30,7 @@ from penstock.backends.base import (
 )
 from penstock.backends.processes import failures, threads
 from penstock.backends.processes.crew import Crew
-from penstock.backends.processes.handle import WorkerHandle
+from penstock.backends.processes.handle import WorkerHandle, await_pids, note
 from penstock.backends.processes.messages import (
     Begin,
     Ended,
@@ -40,6 +41,7 @@ from penstock.backends.processes.messages import (
     Unready,
 )
 from penstock.backends.processes.payload import Payload
+from penstock.backends.processes.process import WorkerProcess
 from penstock.backends.processes.prologue import Name, hold_interrupts, interrupts_let_through
 from penstock.backends.processes.template import end_of, identity, template_main
 from penstock.backends.processes.wire import Line, frame, pair
@@ -78,6 +80,7 @@ class ProcessesBackend(Backend):
         self._template: Any = None
         self._template_died = False
         self._end: int | None = None
+        self._unread: list[Any] = []  # messages of the template, for the next `wait`
 
     # -- life cycle ------------------------------------------------------------------------------
 
@@ -128,6 +131,8 @@ class ProcessesBackend(Backend):
             daemon=True,
         )
         process.start()
+        # a process that the user forks from this one would, at its exit, end what it finds there
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         return process
 
     def _start_worker(self, control: socket.socket, number: int) -> None:
@@ -186,12 +191,27 @@ class ProcessesBackend(Backend):
 
     def _close_descriptors(self) -> None:
         self._selector.close()
+        self._read_last_messages()
         self._control.close()
         for worker in self._crew.values():
             worker.line.close()
         if self._end is not None:
             os.close(self._end)
             self._end = None
+
+    def _read_last_messages(self) -> None:
+        while messages := self._unread + self._control.receive():
+            self._unread = []
+            for message in messages:
+                note(self._crew, message)
+
+    def processes(self) -> list[WorkerProcess]:
+        if self._state is State.OPEN and self.usable_here:
+            self._unread += await_pids(self._crew, self._control, KILL_S)
+        found = [self._crew[number].process for number in sorted(self._crew)]
+        for process in found:
+            process.watch()
+        return found
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -271,8 +291,10 @@ class ProcessesBackend(Backend):
     def wait(self, timeout: float | None) -> list[Event]:
         self.require_open()
         self._send()
-        events: list[Event] = []
-        for key, mask in self._selector.select(timeout):
+        events: list[Event] = self._on_control(0) if self._unread else []
+        ready = self._selector.select(0 if events else timeout)
+        self.require_open()  # the interpreter's exit closes what a daemon thread waits for
+        for key, mask in ready:
             events += key.data(mask)
         self._crew.hand_out(in_advance=self._crew.all_run)
         self._send()
@@ -328,9 +350,10 @@ class ProcessesBackend(Backend):
 
     def _on_control(self, _: int) -> list[Event]:
         events: list[Event] = []
-        for message in self._control.receive():
+        unread, self._unread = self._unread, []
+        for message in [*unread, *self._control.receive()]:
             if isinstance(message, Started):
-                self._crew[message.worker].pid = message.pid
+                note(self._crew, message)
             elif isinstance(message, Ended):
                 events += self._on_worker_end(message)
             elif isinstance(message, Unready):
@@ -342,6 +365,7 @@ class ProcessesBackend(Backend):
         return events
 
     def _on_worker_end(self, message: Ended) -> list[Event]:
+        note(self._crew, message)
         worker = self._crew.pop(message.worker)
         if worker.gone:
             if worker.number < self.workers:  # it is wanted again meanwhile

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import select
 import selectors
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,8 @@ from penstock import fetch
 from penstock.arena import Notes
 from penstock.backends.base import Busy, Done
 from penstock.backends.processes import failures
-from penstock.backends.processes.messages import Result
+from penstock.backends.processes.messages import Ended, Result, Started
+from penstock.backends.processes.process import WorkerProcess
 from penstock.backends.processes.wire import Line
 from penstock.bad import BadSample
 from penstock.collate import Spec
@@ -36,7 +39,7 @@ class WorkerHandle:
     def __init__(self, number: int, line: Line, notes: Notes, specs: dict[Spec, Spec]) -> None:
         self.number, self.line, self.notes = number, line, notes
         self._specs = specs  # shared by all workers, so that equal specs are one object
-        self.pid = 0
+        self.process = WorkerProcess(number)
         self.watched = selectors.EVENT_READ
         self.spec: Spec | None = None
         self.tasks: dict[tuple[int, int, int], Task] = {}
@@ -44,6 +47,11 @@ class WorkerHandle:
         self.idle_since = 0.0
         self.late = False
         self.leaving = self.gone = False
+
+    @property
+    def pid(self) -> int:
+        """0 until it has started."""
+        return self.process.pid or 0
 
     def busy(self) -> Busy:
         """What it is at, as far as it tells: a sample, or what lies before the next one."""
@@ -70,7 +78,7 @@ class WorkerHandle:
             result.offset,
             result.generation,
             self._outcome(result.kind, result.detail),
-            fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing),
+            fetch.Timing(result.fetch_s, result.collate_s, result.samples, result.standing, result.ended),
             tuple(replace(BadSample(*fields), worker=self.number) for fields in result.bad),
         )
 
@@ -101,3 +109,26 @@ class WorkerHandle:
         failures.attach(error, text)
         annotate(error, f"raised in worker {self.number} (pid {self.pid})")
         return fetch.Failed(error, position, text)
+
+
+def note(workers: Mapping[int, WorkerHandle], message: Any) -> None:
+    """What the template told of a worker's process, if it is that."""
+    if not isinstance(message, Started | Ended) or message.worker not in workers:
+        return
+    process = workers[message.worker].process
+    process.pid = message.pid
+    if isinstance(message, Ended):
+        process.exitcode = message.exitcode
+
+
+def await_pids(workers: Mapping[int, WorkerHandle], control: Line, seconds: float) -> list[Any]:
+    """Wait until all have started, or something else is told, which is returned."""
+    others: list[Any] = []
+    end = time.monotonic() + seconds
+    while not (others or control.ended or all(worker.pid for worker in workers.values())):
+        if not select.select([control.sock], [], [], max(0, end - time.monotonic()))[0]:
+            break
+        for message in control.receive():
+            note(workers, message)
+            others += [] if isinstance(message, Started) else [message]
+    return others

@@ -84,6 +84,7 @@ class Result(NamedTuple):
     samples: int
     fetch_s: float
     collate_s: float
+    ended: float
     standing: Standing | None
     kind: str
     detail: tuple[Any, ...]

@@ -171,6 +171,7 @@ class _Loop:
                 timing.samples,
                 timing.fetch_s,
                 timing.collate_s,
+                timing.ended,
                 timing.standing,
                 kind,
                 detail,

@@ -1,0 +1,114 @@
+"""`penstock profile`."""
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+File = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+def _in_a_folder(_context: click.Context, _option: Any, path: Path | None) -> Path | None:
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.absolute().parent}")
+    return path
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("-m", "as_module", is_flag=True, help="The script is a module's name, as in `python -m`.")
+@click.option("--batches", type=click.IntRange(min=3), help="End the script after so many batches of a loop.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="End the script after so many seconds of a loop.",
+)
+@click.option("--check", is_flag=True, help="Run it again with the best advice followed.")
+@click.option("--html", type=File, callback=_in_a_folder, help="Write the report as a page.")
+@click.option("--trace", type=File, callback=_in_a_folder, help="Write the time line for Perfetto.")
+@click.option("--json", "data", type=File, callback=_in_a_folder, help="Write the report as JSON.")
+@click.option("--live/--no-live", default=None, help="Show what goes on; by default, on a terminal.")
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def profile(
+    as_module: bool,
+    batches: int | None,
+    seconds: float,
+    check: bool,
+    html: Path | None,
+    trace: Path | None,
+    data: Path | None,
+    live: bool | None,
+    script: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Find out what a training script waits for, why, and what to change.
+
+    SCRIPT runs as it is, with torch's or Penstock's loaders, until enough was seen of one of its loops.
+    """
+    from penstock.integrations.profile import Outcome, check_advice, profile_script
+    from penstock.integrations.profiled import Options
+
+    _require(html)
+    shown = sys.stderr.isatty() if live is None else live
+    program = [*(["-m"] if as_module else []), script, *arguments]
+    options = Options("", batches, seconds, shown)
+    try:
+        outcome: Outcome = profile_script(program, options)
+        loops = list(outcome.loops)
+        if check and loops and not outcome.failed:
+            loops[0] = check_advice(loops[0], program, options)
+    except OSError as error:
+        raise click.ClickException(f"can't start Python: {error.strerror}") from error
+    _show(loops)
+    _tell(outcome.status, bool(loops), outcome.failed, outcome.ended_early, outcome.short)
+    if loops:
+        for path, write in ((html, loops[0].html), (trace, loops[0].trace), (data, loops[0].save)):
+            _write(path, write)
+    sys.exit(outcome.status)
+
+
+def _require(html: Path | None) -> None:
+    if sys.platform != "linux":
+        raise click.ClickException("`penstock profile` needs Linux.")
+    if sys.flags.ignore_environment or sys.flags.no_site:
+        raise click.ClickException("Python's options -I, -E and -S keep Penstock out: run it without them.")
+    if html is not None and find_spec("plotly") is None:
+        raise click.ClickException('--html needs plotly: pip install "penstock[report]"')
+
+
+def _show(loops: list[Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for place, report in enumerate(loops):
+        if place:
+            console.rule()
+        console.print(report, highlight=False)
+
+
+def _tell(status: int, found: bool, failed: bool, ended_early: bool, short: tuple[str, ...]) -> None:
+    """What else is to be said, on standard error."""
+    lines = [f"not profiled: {each}" for each in short]
+    if ended_early:
+        lines.append(f"the script was ended (status {status}) before anything could be written down.")
+    elif failed:
+        what = "this is what was seen until then" if found else "there was no loop to be seen until then"
+        lines.append(f"the script failed: {what}.")
+    elif not found and not short:
+        lines.append("the script's own process has no loop over a DataLoader, so there is nothing to tell.")
+    for line in lines:
+        click.echo(f"penstock: {line}", err=True)
+
+
+def _write(path: Path | None, write: Callable[[Path], None]) -> None:
+    if path is None:
+        return
+    try:
+        write(path)
+    except OSError as error:
+        raise click.ClickException(f"can't write {path}: {error.strerror}") from error

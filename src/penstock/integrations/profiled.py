@@ -1,0 +1,194 @@
+"""`penstock profile`, inside the script: its loops are watched, and the script ended when enough was seen.
+
+The loaders themselves stay as they are, torch's or Penstock's. Only the script's own process is profiled;
+what it starts is left alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from penstock.integrations.replace import when_imported
+
+if TYPE_CHECKING:
+    from penstock.profiling.data import Setting
+    from penstock.profiling.live import Live
+    from penstock.profiling.measure import Details
+    from penstock.profiling.watching import Watch
+
+VARIABLE = "PENSTOCK_PROFILE"
+"""The options as JSON; empty in what the script starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command wants of the script's process."""
+
+    report: str
+    """The file for what was found."""
+    batches: int | None
+    seconds: float
+    live: bool = False
+    where: str = ""
+    """The loop whose loader is to be changed, and how; nothing but the loop is measured then."""
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class EnoughSeen(SystemExit):
+    """Ends the script as ``sys.exit()`` does: its ``finally`` blocks and exit handlers run."""
+
+
+def begin() -> None:
+    """At the start of the Python that runs the script."""
+    options = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = ""
+    if options:
+        session = _Session(Options(**json.loads(options)))
+        atexit.register(session.finish)  # the first in, so the last out
+        when_imported(session.install)
+
+
+@dataclass(slots=True)
+class _Site:
+    """One loop over one dataset's loader."""
+
+    watch: Watch
+    setting: Setting
+    loader: Any
+    details: Details | None = None
+
+
+class _Session:
+    """All that is seen of the script."""
+
+    def __init__(self, options: Options) -> None:
+        self._options, self._process = options, os.getpid()
+        self._sites: dict[tuple[str, int], _Site] = {}
+        self._original: dict[int, int] = {}
+        self._live: Live | None = None
+        self._ours = False
+
+    def install(self) -> None:
+        """See every loop over a loader begin."""
+        from penstock.loader import DataLoader
+        from penstock.original import TorchDataLoader
+        from penstock.profiling.live import Live
+
+        self._live = Live(self._options.live)
+        for cls in (TorchDataLoader, DataLoader):
+            cls.__iter__ = self._watched(cls.__iter__)  # type: ignore[method-assign]
+
+    def _watched(self, original: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Any]:
+        @functools.wraps(original)
+        def begin(loader: Any) -> Any:
+            return self._iterate(loader, original) if self._watches() else original(loader)
+
+        return begin
+
+    def _watches(self) -> bool:
+        """Not our own loops, nor those in other threads and processes, which couldn't be ended."""
+        here = threading.current_thread() is threading.main_thread()
+        return here and not self._ours and os.getpid() == self._process
+
+    def _iterate(self, loader: Any, original: Callable[[Any], Iterator[Any]]) -> Any:
+        from penstock.profiling.lines import user_frame
+        from penstock.profiling.measure import setting_of, watch_of
+        from penstock.profiling.watching import Limits
+
+        frame = user_frame(sys._getframe(2))
+        where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        key = where, self._original.get(id(loader.dataset), id(loader.dataset))
+        site = self._sites.get(key)
+        if self._options.where == where and (site is None or site.loader is not loader):
+            self._change(loader)
+        if site is None:
+            assert self._live is not None
+            limits = Limits(self._options.batches, self._options.seconds)
+            watch = watch_of(loader, limits, True, self._live.tick)
+            site = self._sites[key] = _Site(watch, setting_of(loader, where), loader)
+            self._live.__enter__()
+        site.loader = loader
+        if site.watch.over:
+            raise EnoughSeen
+        return site.watch.iterate(lambda: original(loader), functools.partial(self._end_of_epoch, site))
+
+    def _change(self, loader: Any) -> None:
+        from penstock.profiling.apply import apply_here
+
+        dataset = id(loader.dataset)
+        self._ours = True
+        try:
+            apply_here(loader, self._options.changes)
+        finally:
+            self._ours = False
+        self._original[id(loader.dataset)] = dataset
+
+    def _end_of_epoch(self, site: _Site, watch: Watch) -> None:
+        """Measure the rest while what the loader reads is still there; then end the script if it is time."""
+        if site.details is None:
+            self._measure(site)
+        if watch.over:
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        raise EnoughSeen
+
+    def _measure(self, site: _Site) -> None:
+        from penstock.profiling.measure import Details, measure_details
+
+        if self._options.where or self._live is None:
+            return
+        site.details = Details()
+        self._ours = True
+        try:
+            site.details = measure_details(site.loader, self._live.say, self._options.seconds)
+        except Exception as error:
+            site.details.problems.append(f"{type(error).__name__}: {error}")
+        finally:
+            self._ours = False
+
+    def finish(self) -> None:
+        """At the script's end, whichever it was: write down what was found."""
+        if os.getpid() != self._process:
+            return
+        if self._live is not None:
+            self._live.__exit__()
+        failed = hasattr(sys, "last_value")
+        with contextlib.suppress(Exception):  # Python tries again and reports it, as always
+            sys.stdout.flush()
+        try:
+            Path(self._options.report).write_text(json.dumps(self._report(failed)), encoding="utf-8")
+        except Exception:  # an exit handler's error would be all that is seen of the script's end
+            traceback.print_exc()
+
+    def _report(self, failed: bool) -> dict[str, Any]:
+        """The loops, that which took most time first."""
+        if not self._sites:  # torch may not even have been imported
+            return {"failed": failed, "loops": [], "short": []}
+        from penstock.profiling.data import to_plain
+        from penstock.profiling.measure import Details, NothingToProfile, assemble, machine
+
+        sites = sorted(self._sites.values(), key=lambda site: -site.watch.recorder.spent)
+        measured, short = [], []
+        for site in sites:
+            if site.details is None and site.watch.loop is not None and not failed:
+                self._measure(site)
+            try:
+                measured.append(assemble(site.watch, site.details or Details(), site.setting, machine()))
+            except NothingToProfile as error:
+                short.append(f"{site.setting.where}: {error}")
+        return {"failed": failed, "loops": [to_plain(m) for m in measured], "short": short}

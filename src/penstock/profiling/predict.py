@@ -1,0 +1,230 @@
+"""What another setting would bring: operational bounds over what was measured. Pure functions.
+
+A loop with workers is a pipeline, which goes no faster than its slowest stage: the workers, the cores that
+all share, a source that serves one at a time, the hand-off together with the step. The loop without
+workers does one thing after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from penstock.profiling import figures
+from penstock.profiling.data import Measurement, Part, Trial
+
+KNEE = 6
+"""Near the point where two stages are equally slow, the pipeline falls short of both: a power mean of this
+order is the lower end of the interval."""
+MODEL_ERROR = 0.08
+BEYOND_MEASURED = 0.12
+CACHE_BYTES_PER_S = 2e9
+CACHE_SAMPLE_S = 1e-5
+"""What it takes to read a cached sample: its bytes, and something for itself."""
+SIZES = {
+    "uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2, "int16": 2,
+    "float32": 4, "int32": 4, "float64": 8, "int64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is to be expected, with an interval."""
+
+    samples_per_s: float
+    low: float
+    high: float
+    stall: float
+    """The share of the loop's time that it would wait."""
+    stall_low: float
+    stall_high: float
+    memory_bytes: int
+    """Of the workers, the batches in the making, and the cache."""
+    bound: str
+    """What holds it back: "loop", "workers", "cores", "source" or, without workers, "loading"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An advice that was followed: what it promised, and what came of it."""
+
+    setting: str
+    predicted: Prediction
+    samples_per_s: float
+    stall: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Saving:
+    """What a change takes off a sample's cost."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    cached_bytes: int = 0
+    size: float = 1.0
+    """Of a sample, to what it is now."""
+    reads: bool = True
+    """Whether the source is still read."""
+
+
+def predict(
+    m: Measurement,
+    num_workers: int | None = None,
+    cache_after: str | None = None,
+    dtype: str | None = None,
+    prefetch_factor: int | None = None,
+) -> Prediction:
+    """What the measured loop would do with these settings; what is None stays as it was.
+
+    Raises:
+        ValueError: if the setting can't be, or nothing was measured that tells.
+    """
+    workers = m.setting.num_workers if num_workers is None else num_workers
+    if workers < 0:
+        raise ValueError(f"num_workers should be 0 or more, got {workers}")
+    saving = _saving(m, cache_after, dtype)
+    bounds = _inline(m, saving) if workers == 0 else _pooled(m, workers, saving)
+    startup = figures.startup_each_s(m) if workers and m.setting.num_workers else 0.0
+    error, memory = _error(m, workers, cache_after, dtype), _memory(m, workers, prefetch_factor, saving)
+    return _conclude(m, bounds, startup, error, memory)
+
+
+def _conclude(
+    m: Measurement, bounds: dict[str, float], startup: float, error: float, memory: int
+) -> Prediction:
+    """`bounds` are batches per second; `startup` is what the beginning of an epoch adds to each batch."""
+    b = figures.batch_size(m)
+    tightest = min(bounds, key=lambda name: bounds[name])
+    best = 1 / (1 / bounds[tightest] + startup)
+    knee = 1 / (sum(rate**-KNEE for rate in bounds.values()) ** (1 / KNEE) + startup)
+    low, high = knee * (1 - error), best * (1 + error)
+    step = figures.step_s(m)
+    ceiling = bounds.get("loop", math.inf)
+
+    def stall(rate: float) -> float:
+        return min(1.0, max(0.0, 1 - rate * step))
+
+    return Prediction(
+        best * b, low * b, min(high, ceiling * (1 + MODEL_ERROR)) * b,
+        stall(best), stall(high), stall(low), memory, tightest,
+    )  # fmt: skip
+
+
+def _inline(m: Measurement, saving: _Saving) -> dict[str, float]:
+    rate = figures.inline_rate(m)
+    if rate is None:
+        raise ValueError("it wasn't measured what a sample costs without workers")
+    each = max(1 / rate - saving.wall_s, 1e-9)
+    return {"loading": 1 / (figures.step_s(m) + figures.batch_size(m) * each)}
+
+
+def _pooled(m: Measurement, workers: int, saving: _Saving) -> dict[str, float]:
+    b, step = figures.batch_size(m), figures.step_s(m)
+    trials = {n: t for n, t in figures.trials_of(m).items() if n > 0}
+    each, handoff, cpu = _costs(m, trials)
+    rate = _loader_rate(m, trials, workers, each)
+    scale = max(each - saving.wall_s, 1e-9) / each
+    loading = rate / scale / b
+    main_cpu = handoff + figures.step_cpu_s(m)
+    cpu_batch = b * max(cpu - saving.cpu_s, 1e-9) + main_cpu
+    source = figures.plateau(m)
+    served = {"source": source / b} if source is not None and saving.reads else {}
+    return {  # of two that are equal, the first is named
+        **served,
+        "loop": 1 / max(step + handoff, 1e-9),
+        "cores": m.machine.cores / cpu_batch,
+        "workers": loading,
+    }
+
+
+def _costs(m: Measurement, trials: dict[int, Trial]) -> tuple[float, float, float]:
+    """(a sample's seconds in one worker, CPU seconds of the hand-off of a batch, a sample's CPU seconds)."""
+    if trials:
+        each = trials[1].samples_per_s if 1 in trials else min(t.samples_per_s / n for n, t in trials.items())
+        handoff = figures.mean(t.main_cpu_s * figures.batch_size(m) / t.batch_size for t in trials.values())
+        return 1 / each, handoff, min(t.cpu_s for t in trials.values())
+    if m.samples is None:
+        raise ValueError("neither the loader alone nor its samples could be measured")
+    return figures.alone_s(m.samples) + m.samples.collate_s, m.loop.wait_cpu_s, figures.sample_cpu_s(m)
+
+
+def _loader_rate(m: Measurement, trials: dict[int, Trial], workers: int, each: float) -> float:
+    """Samples per second of the loader alone: as measured, between two measured ones, or on from the last."""
+    if not trials:
+        return workers / each
+    if workers in trials:
+        return trials[workers].samples_per_s
+    below = max((n for n in trials if n < workers), default=None)
+    above = min((n for n in trials if n > workers), default=None)
+    if below is not None and above is not None:
+        share = (workers - below) / (above - below)
+        return trials[below].samples_per_s * (1 - share) + trials[above].samples_per_s * share
+    if below is None:
+        assert above is not None
+        return trials[above].samples_per_s * workers / above
+    rate = trials[below].samples_per_s
+    cpu = min(t.cpu_s for t in trials.values())
+    room = m.machine.cores / max(cpu, 1e-9)
+    return max(rate, min(rate * workers / below, room))
+
+
+def _saving(m: Measurement, cache_after: str | None, dtype: str | None) -> _Saving:
+    wall = cpu = 0.0
+    cached, size, reads = 0, 1.0, True
+    nbytes = m.samples.nbytes if m.samples is not None else 0
+    if cache_after is not None:
+        before = prefix(m, cache_after)
+        nbytes_there = before[-1].nbytes or nbytes
+        load = CACHE_SAMPLE_S + nbytes_there / CACHE_BYTES_PER_S
+        wall, cpu = sum(p.wall_s for p in before) - load, sum(p.cpu_s for p in before) - load
+        cached, reads = nbytes_there * (m.setting.dataset_size or 0), False
+    if dtype is not None:
+        size = _size_ratio(m, dtype)
+        collate = m.samples.collate_s if m.samples is not None else 0.0
+        wall, cpu = wall + collate * (1 - size), cpu + collate * (1 - size)
+    return _Saving(wall, cpu, cached, size, reads)
+
+
+def prefix(m: Measurement, name: str) -> tuple[Part, ...]:
+    """The parts up to the one of this name, which a cache after it would spare.
+
+    Raises:
+        ValueError: if there is no such part, or one of them is random.
+    """
+    parts = m.samples.parts if m.samples is not None else ()
+    names = [part.name for part in parts]
+    if name not in names:
+        known = ", ".join(names) or "none was measured"
+        raise ValueError(f"there is no part called {name!r} to cache after; the parts are: {known}")
+    before = parts[: names.index(name) + 1]
+    for part in before:
+        if part.deterministic is False:
+            raise ValueError(f"what comes after {part.name!r}, which is random, can't be cached")
+    return before
+
+
+def _size_ratio(m: Measurement, dtype: str) -> float:
+    name = dtype.removeprefix("torch.")
+    if name not in SIZES:
+        raise ValueError(f"dtype should be one of {', '.join(SIZES)}, got {dtype!r}")
+    now = m.samples.dtype if m.samples is not None else None
+    if now not in SIZES:
+        raise ValueError("it isn't known of what dtype the samples are now")
+    return SIZES[name] / SIZES[now]
+
+
+def _memory(m: Measurement, workers: int, prefetch_factor: int | None, saving: _Saving) -> int:
+    each = max((t.worker_bytes for t in m.trials), default=0)
+    nbytes = m.samples.nbytes if m.samples is not None else 0
+    window = workers * (prefetch_factor or m.setting.prefetch_factor or 2) + 1
+    batches = window * figures.batch_size(m) * nbytes * saving.size
+    return int(workers * each + batches + saving.cached_bytes)
+
+
+def _error(m: Measurement, workers: int, cache_after: str | None, dtype: str | None) -> float:
+    trials = figures.trials_of(m)
+    noise = max((t.spread for t in trials.values()), default=0.1)
+    beyond = bool(trials) and workers > max(trials)
+    changed = (cache_after is not None) + (dtype is not None)
+    model = MODEL_ERROR * (1 + changed) + BEYOND_MEASURED * beyond
+    return min(0.5, math.hypot(model, 2 * noise))

@@ -1,0 +1,231 @@
+"""The iterator that a profiled loop gets: it hands over the loader's batches and times the loop.
+
+When enough was seen, the loader's own iterator is let go and the last batch handed over again and again, to
+see what the loop does when data is free. Then it is over: by `StopIteration`, or as `done` says.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from penstock.profiling.data import Level, Loop, Span
+from penstock.profiling.recorder import CeilingRecorder, LoopRecorder
+from penstock.stats import task_observers
+
+MOST_SPANS = 5000
+LEVEL_EVERY_S = 0.01
+CEILING_ROUNDS = 30
+CEILING_LEAST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When enough was seen: after so many batches, or so many seconds, whichever is first."""
+
+    batches: int | None
+    seconds: float
+
+    def reached(self, recorder: LoopRecorder) -> bool:
+        if self.batches is not None and recorder.batches >= self.batches:
+            return True
+        return recorder.elapsed >= self.seconds and recorder.batches > 2
+
+
+class _Phase(enum.Enum):
+    LOOP = "the loader's batches"
+    CEILING = "one batch, again and again"
+    OVER = "nothing more"
+
+
+class Watch:
+    """One loop over one loader, and what was seen of it.
+
+    For the ceiling it waits for the accelerator, so that what a step began there is counted to it; not in the
+    loop itself, which is to be seen as it runs.
+    """
+
+    def __init__(
+        self, loader: Any, limits: Limits, settle: int, ceiling: bool, tick: Callable[[Watch], None]
+    ) -> None:
+        self.loader, self.limits = loader, limits
+        self.recorder, self.ceiling = LoopRecorder(settle), CeilingRecorder()
+        self._spans: list[tuple[str, str, float, float]] = []
+        self.levels: list[Level] = []
+        self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
+        self._tick, self._stats = tick, getattr(loader, "stats", None)
+        self._phase = _Phase.LOOP
+
+    @property
+    def over(self) -> bool:
+        return self._phase is _Phase.OVER
+
+    @property
+    def loop(self) -> Loop | None:
+        return self.recorder.loop()
+
+    def iterate(self, begin: Callable[[], Iterator[Any]], done: Callable[[Watch], None]) -> Watched:
+        """Begin an epoch; `begin` makes the loader's own iterator. `done` is called at the end of each, and
+        once when all was seen; what it raises ends the loop."""
+        self.recorder.begin()
+        return Watched(self, begin(), done)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return tuple(Span(*span) for span in self._spans)
+
+    def note_task(self, worker: int, samples: int, ended: float, fetch_s: float, collate_s: float) -> None:
+        """As `penstock.stats.task_observers` has it."""
+        started = self.recorder.started
+        if started is None or not ended or len(self._spans) >= MOST_SPANS:
+            return
+        begin, lane = ended - fetch_s - collate_s - started, f"worker {worker}"
+        self._spans.append((lane, f"{samples} samples", begin, fetch_s))
+        self._spans.append((lane, "collate", begin + fetch_s, collate_s))
+
+    def note_batch(self, asked: float, got: float, stepped: float | None) -> None:
+        """For the time line: the wait, and the step before it."""
+        started = self.recorder.started or 0.0
+        if len(self._spans) >= MOST_SPANS:
+            return
+        if stepped is not None:
+            self._spans.append(("loop", "step", stepped - started, asked - stepped))
+        self._spans.append(("loop", "wait", asked - started, got - asked))
+        if self._stats is not None and (
+            not self.levels or got - started - self.levels[-1].at_s > LEVEL_EVERY_S
+        ):
+            self.levels.append(Level(got - started, self._stats().slots_in_use))
+
+    def advance(self) -> bool:
+        """See whether it is time for what comes next; whether the ceiling is what comes now."""
+        if self._phase is _Phase.LOOP and self.limits.reached(self.recorder):
+            self._phase = self._after_loop
+        elif self._phase is _Phase.CEILING and self._ceiling_seen():
+            self._phase = _Phase.OVER
+        self._tick(self)
+        return self._phase is _Phase.CEILING
+
+    def _ceiling_seen(self) -> bool:
+        rounds, enough = self.ceiling.rounds, 0.2 * self.limits.seconds
+        return rounds > CEILING_ROUNDS or (rounds > CEILING_LEAST and self.ceiling.seconds > enough)
+
+    @property
+    def phase(self) -> str:
+        return self._phase.value
+
+    @property
+    def in_ceiling(self) -> bool:
+        return self._phase is _Phase.CEILING
+
+
+class Watched:
+    """See above."""
+
+    def __init__(self, watch: Watch, inner: Iterator[Any], done: Callable[[Watch], None]) -> None:
+        self._watch, self._done = watch, done
+        self._inner: Any = inner
+        self._kept: Any = None
+        self._got: float | None = None
+
+    def __iter__(self) -> Watched:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the loader's own iterator offers."""
+        return getattr(self.__dict__["_inner"], name)
+
+    def __next__(self) -> Any:
+        watch = self._watch
+        if watch.over:
+            return self._finish()
+        if watch.in_ceiling:
+            return self._again()
+        asked = watch.recorder.ask()
+        task_observers.append(watch.note_task)
+        try:
+            batch = next(self._inner)
+        except StopIteration:
+            watch.recorder.end()
+            self._done(watch)
+            raise
+        finally:
+            task_observers.remove(watch.note_task)
+        got = watch.recorder.got(samples_in(batch, watch.loader))
+        watch.note_batch(asked, got, self._got)
+        self._got = got
+        if watch.advance():
+            self._kept = _copied(batch)
+        return batch
+
+    def _again(self) -> Any:
+        """The batch that was kept, in a copy: the step may change it."""
+        watch = self._watch
+        if not self._let_go():
+            _synchronise()
+            watch.ceiling.asked()
+            watch.advance()
+            if watch.over:
+                return self._finish()
+        batch = _copied(self._kept)
+        _synchronise()
+        watch.ceiling.gives()
+        return batch
+
+    def _let_go(self) -> bool:
+        """End the loader's own iterator, whose workers would go on and take the cores; False if it was."""
+        if self._inner is None:
+            return False
+        self._watch.recorder.close()
+        close_iterator(self._watch.loader, self._inner)
+        self._inner = None
+        return True
+
+    def _finish(self) -> Any:
+        self._let_go()
+        self._kept = None
+        self._done(self._watch)
+        raise StopIteration
+
+
+def close_iterator(loader: Any, iterator: Any) -> None:
+    """End the workers of a loader's iterator, ours or torch's."""
+    for name in ("close", "_shutdown_workers"):
+        end = getattr(iterator, name, None)
+        if callable(end):
+            end()
+            break
+    if getattr(loader, "_iterator", None) is not None:  # of persistent workers
+        loader._iterator = None
+
+
+def samples_in(batch: Any, loader: Any) -> int:
+    """How many samples a batch holds: its first tensor's length, unless batches are the dataset's own."""
+    if not getattr(loader, "_auto_collation", True):
+        return 1
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[0]) if batch.dim() else 1
+    inner = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    for each in inner:
+        if isinstance(each, torch.Tensor | list | tuple | dict):
+            return samples_in(each, loader)
+    return int(getattr(loader, "batch_size", None) or 1)
+
+
+def _copied(batch: Any) -> Any:
+    try:
+        return copy.deepcopy(batch)
+    except Exception:  # it can't be copied: the step gets it as it is
+        return batch
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()

@@ -1,0 +1,203 @@
+"""`penstock profile`: scripts as they are, with torch's loader and ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from penstock.profiling.diagnose import Cause
+from penstock.profiling.report import Report
+
+PROGRAMS = Path(__file__).parent.parent / "programs"
+
+TRAINING = """
+    import sys, time
+    import torch
+    from {module} import DataLoader
+
+    class Slow(torch.utils.data.Dataset):
+        def __init__(self, size): self.size = size
+        def __len__(self): return self.size
+        def __getitem__(self, index):
+            time.sleep(0.005)
+            return torch.zeros(4)
+
+    def main():
+        train = DataLoader(Slow(100_000), batch_size=4, num_workers=1)
+        valid = DataLoader(Slow(24), batch_size=8)
+        try:
+            for batch in valid:
+                time.sleep(0.001)
+            for batch in train:  # the training loop
+                time.sleep(0.004)
+        finally:
+            print("cleaned up", sys.argv[1:])
+
+    if __name__ == "__main__":
+        main()
+        print("never")
+"""
+
+
+class Ran:
+    """What came of the command."""
+
+    def __init__(self, *arguments: str, cwd: Path) -> None:
+        line = [sys.executable, "-m", "penstock", "profile", *arguments]
+        done = subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+        self.status, self.out, self.errors = done.returncode, done.stdout, done.stderr
+
+
+def write(folder: Path, source: str) -> None:
+    (folder / "train.py").write_text(dedent(source))
+
+
+@pytest.mark.slow
+def test_a_training_script_is_ended_when_enough_was_seen(tmp_path: Path) -> None:
+    write(tmp_path, TRAINING.format(module="torch.utils.data"))
+    files = "--json", "report.json", "--trace", "trace.json"
+    ran = Ran("--seconds", "1", *files, "train.py", "--lr", "3", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    assert "cleaned up ['--lr', '3']" in ran.out
+    assert "never" not in ran.out
+    report = Report.load(tmp_path / "report.json")
+    assert report.verdict.cause is Cause.STORAGE
+    assert report.verdict.text.split(".")[0] in " ".join(ran.out.split())
+    assert report.data.setting.loader == "torch"
+    assert report.stall == pytest.approx(0.8, abs=0.1)
+    assert report.data.ceiling is not None
+    assert report.data.ceiling.batch_s == pytest.approx(0.004, rel=0.4)
+    line = next(n for n, text in enumerate(dedent(TRAINING).splitlines(), 1) if "the training loop" in text)
+    assert report.data.setting.where == f"train.py:{line}"
+    assert f"train.py:{line - 2}" in ran.out, "the validation's loop is told apart"
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {"wait", "step"} <= {event["name"] for event in events}
+
+
+@pytest.mark.slow
+def test_the_advice_is_checked_by_another_run(tmp_path: Path) -> None:
+    write(tmp_path, TRAINING.format(module="penstock"))
+    ran = Ran("--seconds", "1", "--check", "--json", "report.json", "train.py", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    report = Report.load(tmp_path / "report.json")
+    assert report.data.setting.loader == "penstock"
+    checked = report.checked
+    assert checked is not None
+    assert checked.setting.startswith("num_workers=")
+    assert checked.samples_per_s > checked.predicted.low * 0.8
+    assert f"Checked with {checked.setting}" in ran.out
+
+
+def test_a_script_that_fails_does_so_as_always(tmp_path: Path) -> None:
+    write(tmp_path, "def f():\n    raise KeyError('its own')\n\nf()\n")
+    ran = Ran("train.py", cwd=tmp_path)
+    plain = subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    said = "penstock: the script failed: there was no loop to be seen until then.\n"
+    assert (ran.status, ran.errors) == (plain.returncode, plain.stderr + said)
+
+
+def test_a_script_without_a_loader_is_told_so(tmp_path: Path) -> None:
+    write(tmp_path, "import sys\nprint('hello')\nsys.exit(7)\n")
+    ran = Ran("train.py", cwd=tmp_path)
+    assert (ran.status, ran.out) == (7, "hello\n")
+    assert "no loop over a DataLoader" in ran.errors
+
+
+@pytest.mark.slow
+def test_a_script_that_imports_torch_in_vain(tmp_path: Path) -> None:
+    write(tmp_path, "import torch.utils.data\nprint('hello')\n")
+    ran = Ran("train.py", cwd=tmp_path)
+    assert (ran.status, ran.out) == (0, "hello\n")
+    assert "no loop over a DataLoader" in ran.errors
+
+
+@pytest.mark.slow
+def test_a_loop_too_short_to_tell_of(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        from torch.utils.data import DataLoader
+        for batch in DataLoader(range(4), batch_size=4):
+            pass
+        """,
+    )
+    ran = Ran("--seconds", "1", "train.py", cwd=tmp_path)
+    assert ran.status == 0
+    assert "not profiled: train.py:3: the loop took 1 batch" in ran.errors
+
+
+def test_a_script_that_is_killed(tmp_path: Path) -> None:
+    write(tmp_path, "import os\nos.kill(os.getpid(), 9)\n")
+    ran = Ran("train.py", cwd=tmp_path)
+    assert ran.status == 128 + 9
+    assert "ended (status 137) before" in ran.errors
+
+
+@pytest.mark.slow
+def test_what_the_script_starts_is_left_alone(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import subprocess, sys
+        code = "import torch.utils.data as d; print(d.DataLoader.__iter__.__qualname__)"
+        print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+        """,
+    )
+    assert Ran("train.py", cwd=tmp_path).out.strip() == "DataLoader.__iter__"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--batches", "1", "train.py"], "--batches"),
+        (["--seconds", "0", "train.py"], "--seconds"),
+        (["--json", "nowhere/report.json", "train.py"], "there is no folder"),
+        ([], "Missing argument"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(tmp_path: Path, arguments: list[str], match: str) -> None:
+    ran = Ran(*arguments, cwd=tmp_path)
+    assert ran.status == 2
+    assert match in ran.errors
+    assert "Traceback" not in ran.errors
+
+
+@pytest.mark.slow
+class TestTheArticlesPrograms:
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_cheap_samples_want_no_workers(self, tmp_path: Path, number: int) -> None:
+        path = PROGRAMS / f"example{number}.py"
+        ran = Ran("--seconds", "2", "--json", "report.json", str(path), cwd=tmp_path)
+        assert ran.status == 0, ran.errors
+        report = Report.load(tmp_path / "report.json")
+        assert report.data.setting.num_workers == 4
+        assert report.verdict.cause is Cause.CHEAP
+        assert report.verdict.advice[0].setting == "num_workers=0"
+
+    def test_the_images_want_no_more_workers_than_cores(self, tmp_path: Path) -> None:
+        """As it stands the program fails, as it never imports `time`."""
+        (tmp_path / "example2.py").write_text("import time\n" + (PROGRAMS / "example2.py").read_text())
+        ran = Ran("--seconds", "2", "--json", "report.json", "example2.py", cwd=tmp_path)
+        assert ran.status == 0, ran.errors
+        report = Report.load(tmp_path / "report.json")
+        assert report.verdict.cause in (Cause.CPU, Cause.STARTUP)
+        samples = report.data.samples
+        assert samples is not None
+        assert [part.name for part in samples.parts if part.kind == "transform"] == [
+            "Resize",
+            "ToTensor",
+            "Normalize",
+        ]
+        assert {"reading", "decoding"} <= {part.kind for part in samples.parts}
+        assert samples.deterministic is True
+        cores = len(os.sched_getaffinity(0))
+        wanted = {f"num_workers={n}" for n in range(1, cores + 1)} | {"persistent_workers=True"}
+        assert wanted & {advice.setting for advice in report.verdict.advice}, report.verdict

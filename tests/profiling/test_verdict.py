@@ -1,0 +1,180 @@
+"""The verdict, from measurements whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from penstock.profiling.data import Ceiling, Line, Measurement
+from penstock.profiling.diagnose import Cause
+from penstock.profiling.verdict import judge
+from tests.profiling.made import SLOW, loop, measured, samples, trial, with_parts
+
+
+def settings_of(m: Measurement) -> list[str]:
+    return [advice.setting for advice in judge(m).advice]
+
+
+def test_a_loop_that_does_not_wait_needs_nothing() -> None:
+    verdict = judge(measured(workers=1, sample=0.001, step=0.1))
+    assert verdict.cause is Cause.NOTHING
+    assert verdict.advice == ()
+    assert verdict.text.startswith("Your loop doesn't wait for data: the training step sets the pace")
+
+
+def test_it_tells_when_fewer_workers_would_do() -> None:
+    verdict = judge(measured(workers=4, sample=0.005, step=0.2))
+    assert verdict.cause is Cause.NOTHING
+    assert [advice.setting for advice in verdict.advice] == ["num_workers=1"]
+
+
+def test_computing_wants_as_many_workers_as_end_the_wait_and_no_more() -> None:
+    verdict = judge(measured(workers=1, sample=0.01, step=0.04, cores=8))
+    assert verdict.cause is Cause.CPU
+    best = verdict.advice[0]
+    assert best.setting == "num_workers=3"
+    assert best.changes == {"num_workers": 3}
+    assert best.prediction is not None
+    assert best.prediction.stall == pytest.approx(0)
+    assert "waits 60% of the time" in verdict.text
+    assert "A step takes 40 ms, a batch takes 100 ms of CPU to make." in verdict.text
+    assert "num_workers=3 would remove the wait" in verdict.text
+
+
+def test_where_the_cores_are_used_up_only_a_cache_helps() -> None:
+    m = with_parts(
+        measured(workers=2, sample=0.01, step=0.045, cores=2), decode=0.006, Resize=0.003, RandomCrop=0.001
+    )
+    m = replace(m, ceiling=Ceiling(20, 0.02, 0.02), loop=loop(0.03, 0.02))
+    verdict = judge(m)
+    assert verdict.cause is Cause.CPU
+    assert "Decoding is 60% of it." in verdict.text
+    assert verdict.advice[0].setting == "penstock.cache(dataset)"
+    assert verdict.advice[0].why == "all up to Resize is the same every time"
+    assert "penstock.cache(dataset) would remove the wait" in verdict.text
+
+
+def test_where_nothing_helps_it_says_so() -> None:
+    m = measured(workers=2, sample=0.01, step=0.02, cores=2, ceiling=Ceiling(20, 0.02, 0.02))
+    verdict = judge(m)
+    assert verdict.cause is Cause.CPU
+    assert verdict.advice == ()
+    assert "no setting that helps" in verdict.text
+
+
+def test_a_random_beginning_is_not_to_be_cached() -> None:
+    m = with_parts(measured(workers=2, sample=0.01, step=0.0, cores=2), RandomCrop=0.001, Resize=0.009)
+    assert not any("cache" in setting for setting in settings_of(m))
+
+
+def test_a_cache_that_the_memory_cannot_hold_is_not_advised() -> None:
+    m = with_parts(measured(workers=2, sample=0.01, step=0.01, cores=2), decode=0.009, RandomCrop=0.001)
+    assert "penstock.cache(dataset)" in settings_of(m)
+    assert "penstock.cache(dataset)" not in settings_of(
+        replace(m, machine=replace(m.machine, memory_bytes=10**6))
+    )
+
+
+def test_cheap_samples_want_no_workers() -> None:
+    cheap = (trial(1, 5000, 3e-5), trial(2, 7000, 3e-5), trial(4, 6000, 3e-5))
+    m = measured(workers=4, sample=2e-5, step=0.0, trials=cheap, loop=loop(0.0017, 1e-6), ceiling=None)
+    verdict = judge(m)
+    assert verdict.cause is Cause.CHEAP
+    assert verdict.advice[0].setting == "num_workers=0"
+    assert "less than handing it over" in verdict.text
+    assert "next to nothing with its batches" in verdict.text
+
+
+def test_cheap_samples_are_no_matter_where_the_step_is_long() -> None:
+    cheap = (trial(1, 5000, 3e-5), trial(2, 7000, 3e-5), trial(4, 6000, 3e-5))
+    m = measured(workers=4, sample=2e-5, step=0.1, trials=cheap)
+    assert judge(m).cause is Cause.NOTHING
+
+
+def test_a_serialised_source_is_told_from_too_few_workers() -> None:
+    verdict = judge(measured(workers=2, sample=0.01, cpu=0.0005, serial=0.009, step=0.01))
+    assert verdict.cause is Cause.SERIALISED
+    assert "although cores idle" in verdict.text
+    assert not any(advice.setting == "num_workers=4" for advice in verdict.advice)
+    assert any("in each worker" in advice.setting for advice in verdict.advice)
+
+
+def test_a_lock_that_two_workers_wait_for_is_a_serialised_source() -> None:
+    m = measured(workers=2, sample=0.01, cpu=0.0005, serial=0.009, step=0.01)
+    m = replace(m, samples=samples(0.01, 0.0005, waits={"network": 0.009}, contended_lock=0.45))
+    verdict = judge(m)
+    assert verdict.cause is Cause.SERIALISED
+    assert "each other's lock" in verdict.text
+
+
+def test_a_disk_at_its_limit_is_no_lock() -> None:
+    m = measured(workers=2, sample=0.01, cpu=0.0005, serial=0.009, step=0.01)
+    m = replace(m, samples=samples(0.01, 0.0005, waits={"files": 0.009}))
+    assert judge(m).cause is Cause.STORAGE
+
+
+def test_busy_cores_are_no_serialised_source() -> None:
+    """Two workers are no faster than one, as another program has the cores."""
+    busy = (trial(1, 80, 0.01, idle=0.05), trial(2, 85, 0.01, idle=0.0))
+    assert judge(measured(workers=2, sample=0.01, step=0.01, cores=2, trials=busy)).cause is Cause.CPU
+
+
+def test_waiting_for_storage_wants_more_workers_than_cores() -> None:
+    m = measured(workers=2, sample=0.02, cpu=0.0002, step=0.03, cores=2)
+    verdict = judge(m)
+    assert verdict.cause is Cause.STORAGE
+    assert verdict.advice[0].setting == "num_workers=8"  # 7 would do if nothing went wrong
+    assert "not computing" in verdict.text
+
+
+def test_threads_in_every_worker_are_told() -> None:
+    m = measured(workers=2, sample=0.01, step=0.01, cores=2)
+    m = replace(m, samples=samples(0.01, 0.008, other_cpu_s=0.008))
+    verdict = judge(m)
+    assert verdict.cause is Cause.THREADS
+    assert "OMP_NUM_THREADS=1" in verdict.advice[0].setting
+    assert judge(replace(m, machine=replace(m.machine, cores=16))).cause is not Cause.THREADS
+
+
+def test_a_few_slow_samples_are_named() -> None:
+    slow = samples(0.01, p50_s=0.002, max_s=0.8, p99_s=0.8, top_share=0.8, slowest=(SLOW,))
+    verdict = judge(replace(measured(workers=2, sample=0.01, step=0.01, cores=2), samples=slow))
+    assert verdict.cause is Cause.OUTLIERS
+    assert verdict.advice[0].setting == "look at images/17.png"
+    assert verdict.advice[1].setting.startswith("prefetch_factor=")
+    assert "80% of all loading time" in verdict.text
+
+
+def test_short_epochs_want_workers_that_persist() -> None:
+    m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.0, 0.02, epoch_gap_s=0.5, epochs=3))
+    m = replace(m, setting=replace(m.setting, epoch_batches=10))
+    verdict = judge(m)
+    assert verdict.cause is Cause.STARTUP
+    assert verdict.advice[0].changes == {"persistent_workers": True}
+    long = replace(m, setting=replace(m.setting, epoch_batches=10_000))
+    assert judge(long).cause is Cause.NOTHING
+
+
+def test_without_any_detail_it_says_what_it_does_not_know() -> None:
+    verdict = judge(measured(workers=2, sample=0.05, step=0.01, inline=False, trials=()))
+    assert verdict.cause is Cause.UNKNOWN
+    assert "can't be told" in verdict.text
+
+
+def test_the_line_is_named_where_there_is_no_transform() -> None:
+    m = measured(workers=1, sample=0.01, step=0.02)
+    assert m.samples is not None
+    m = replace(m, samples=replace(m.samples, lines=(Line("data.py:12", "parse", 0.7),)))
+    assert "70% of it is spent in data.py:12 (parse)." in judge(m).text
+
+
+def test_a_cache_is_cut_at_a_step_where_all_of_it_would_be_too_large() -> None:
+    m = with_parts(
+        measured(workers=2, sample=0.01, step=0.01, cores=2), decode=0.006, Resize=0.003, Pad=0.001
+    )
+    assert m.samples is not None
+    sizes = {"decode": 500, "Resize": 500, "Pad": 5_000_000}
+    parts = tuple(replace(part, nbytes=sizes[part.name]) for part in m.samples.parts)
+    m = replace(m, samples=replace(m.samples, parts=parts))
+    assert "penstock.cache(dataset, until='Pad')" in settings_of(m)
