@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+import penstock
 from penstock import DataLoader, upgrade
 from penstock.tuning import Controller, Limits, Observation
 from tests.conftest import our_children
@@ -347,6 +348,15 @@ def test_none_for_the_first_example_of_the_article() -> None:
     assert last.batch <= 100
 
 
+def test_once_all_samples_are_cached_there_are_none() -> None:
+    options: dict[str, Any] = {"batch_size": 4, "num_workers": "auto"}
+    with DataLoader(penstock.cache(Squares(40)), **options) as loader:
+        first = [batch[1].tolist() for batch in loader]
+        assert [batch[1].tolist() for batch in loader] == first
+        last = loader.stats().decisions[-1]
+    assert (last.workers, last.settled, "in the cache" in last.why) == (0, True, True)
+
+
 class Endless(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         info = get_worker_info()
@@ -424,7 +434,7 @@ def test_a_loader_made_from_its_attributes_chooses_too(copied: Any) -> None:
     for _ in other:
         pass
     assert str(other.num_workers) == "auto"
-    assert tried(other) == [1, 0]
+    assert other.stats().decisions[-1].settled
 
 
 def test_a_fixed_number_decides_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.data
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset
 
 from penstock import DataLoader, tune
 from penstock.trials import Settings, Trial
@@ -50,7 +50,7 @@ def test_the_fewest_that_end_the_waiting_under_the_real_step() -> None:
 
 
 def test_no_workers_for_samples_that_cost_next_to_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    loader = DataLoader(TensorDataset(torch.zeros(1000)), batch_size=2)
+    loader = DataLoader(Squares(1000), batch_size=2)
     settings = tune(loader, workers=[1, 0], batches=200)
     assert (settings.num_workers, settings.prefetch_factor) == (0, None)
     lines = capsys.readouterr().err.splitlines()
@@ -59,7 +59,7 @@ def test_no_workers_for_samples_that_cost_next_to_nothing(capsys: pytest.Capture
 
 
 def test_no_workers_are_tried_only_where_that_may_be_as_fast() -> None:
-    cheap = tune(DataLoader(TensorDataset(torch.zeros(1000))), lambda _: time.sleep(0.01), progress=None)
+    cheap = tune(DataLoader(Squares(1000)), lambda _: time.sleep(0.01), progress=None)
     assert tried(cheap)[-1] == (0, None)
     dear = tune(DataLoader(Hooked(sleep)), lambda _: time.sleep(0.03), batches=8, progress=None)
     assert 0 not in [number for number, _ in tried(dear)]

@@ -72,6 +72,13 @@ def fixed_decisions(loader: Loader) -> tuple[Decision, ...]:
     return (Decision(0, 1, loader.prefetch_factor or 2, True, why),)
 
 
+def in_memory_decisions(controller: Controller) -> tuple[Decision, ...]:
+    """What to say where workers would only be in the way."""
+    why = "no workers: all samples are in the cache, and batches are gathered from there"
+    last = Decision(controller.batches, 0, controller.prefetch_factor, True, why)
+    return (*controller.decisions, last)
+
+
 def _why_some(loader: Loader) -> str:
     """What keeps the training process from making the samples itself."""
     if loader.worker_init_fn is not None:

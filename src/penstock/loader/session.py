@@ -18,7 +18,7 @@ from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
 from penstock.engine import Engine, Epoch
 from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
-from penstock.loader.auto import controller_of, fixed_decisions
+from penstock.loader.auto import controller_of, fixed_decisions, in_memory_decisions
 from penstock.machine import available_memory, private_memory
 from penstock.plan import Course
 from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine
@@ -80,7 +80,7 @@ class Session:
     def _ready_getter(self, loader: Loader) -> ReadyGetter | None:
         """Where all samples lie, if they lie in memory and a batch of them is as quickly gathered here as it
         would be received from a worker."""
-        if not self._recipe.rows or self._recipe.by_turns or self.controller is not None:
+        if not self._recipe.rows or self._recipe.by_turns:
             return None
         spec = ready_spec(loader.dataset)
         size = getattr(loader.batch_sampler, "batch_size", None)
@@ -191,6 +191,9 @@ class Session:
         """Do what was decided at the end of the epoch before, or by another iterator."""
         if self.controller is None:
             recorder.decisions = fixed_decisions(loader)
+            return
+        if self._ready is not None:
+            recorder.decisions = in_memory_decisions(self.controller)
             return
         recorder.decisions = self.controller.decisions
         if self.workers and not self.controller.workers:

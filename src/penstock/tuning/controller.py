@@ -129,7 +129,8 @@ class Controller:
         one = self._seen.get(1)
         if one is None or self._limits.why_some or one.work_s > min(CHEAP_S, WORTH_A_WORKER * one.hand_s):
             return False
-        return one.step_s + one.work_s <= (1 + TOLERANCE) * one.cycle_s
+        slower = one.step_s + one.work_s > (1 + TOLERANCE) * one.cycle_s
+        return one.work_s <= one.hand_s or not slower
 
     def _is_another_world(self, seen: Observation) -> bool:
         """Whether what was measured no longer holds, for some time now."""
