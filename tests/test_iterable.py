@@ -160,9 +160,9 @@ def test_an_error_of_iter_is_raised(workers: int) -> None:
 def test_workers_persist_and_begin_anew() -> None:
     loader = DataLoader(Shares(20), batch_size=4, num_workers=2, persistent_workers=True)
     first = list(loader)
-    pids = [worker.pid for worker in iter(loader)._session._backend._set.values()]
+    pids = [worker.pid for worker in iter(loader)._session._backend._crew.values()]
     assert equal(list(loader), first)
-    assert pids == [worker.pid for worker in loader._iterator._session._backend._set.values()]
+    assert pids == [worker.pid for worker in loader._iterator._session._backend._crew.values()]
     iterator = iter(loader)
     next(iterator)
     assert equal(list(loader), first), "after an epoch that was left early"

@@ -190,7 +190,7 @@ class TestBackAgain:
             ({(1, 2): 3}, "a key of a dict"),
             ({"a": Path("x")}, "Path"),
         ],
-        ids=str,
+        ids=lambda value: value if isinstance(value, str) else type(value).__name__,
     )
     def test_what_is_no_plain_data_is_refused(self, sample: Any, words: str) -> None:
         with pytest.raises(NotStorableError, match=words):
