@@ -385,7 +385,9 @@ def test_where_it_matters_which_worker_makes_a_batch_there_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"timeout": 60}, {"sample_timeout": 60}, {"worker_init_fn": lambda _: None}], ids=str
+    "options",
+    [{"timeout": 60}, {"sample_timeout": 60}, {"worker_init_fn": lambda _: None}],
+    ids=lambda options: next(iter(options)),
 )
 def test_what_only_workers_can_do_keeps_one(options: dict[str, Any]) -> None:
     loader = DataLoader(Squares(1000), batch_size=2, num_workers="auto", **options)
