@@ -6,7 +6,7 @@ import functools
 import itertools
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,13 @@ def _seeded_as(value: Any) -> Any:
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
     if issubclass(kind, dict):
-        yield from ((f"[{key!r}]", item) for key, item in itertools.islice(list(value.items()), SHORT))
+        items = list(itertools.islice(list(value.items()), SHORT))
+        if not _all_plain(item for _, item in items):
+            yield from ((f"[{key!r}]", item) for key, item in items)
     elif issubclass(kind, _SEQUENCES):
-        yield from ((f"[{place}]", item) for place, item in enumerate(itertools.islice(value, SHORT)))
+        parts = list(itertools.islice(value, SHORT))
+        if not _all_plain(parts):
+            yield from ((f"[{place}]", part) for place, part in enumerate(parts))
     elif issubclass(kind, functools.partial):
         yield from (("()", value.func), ("()", value.args), ("()", value.keywords))
     elif kind is types.MethodType:
@@ -75,6 +79,11 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif kind is types.FunctionType:
         yield from _of_function(value)
     yield from _attributes(value)
+
+
+def _all_plain(items: Iterable[Any]) -> bool:
+    """Looked at before all, as most containers hold thousands of tensors or paths and nothing else."""
+    return all(issubclass(kind, _PLAIN) for kind in set(map(type, items)))
 
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
