@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -328,25 +328,30 @@ def test_one_worker_where_that_ends_the_waiting() -> None:
     assert loader.stats().decisions[-1].settled
 
 
+def settled_on(make: Callable[[], DataLoader[Any]], workers: int) -> bool:
+    """Whether that is what a loader came to within a hundred batches. Other programs may disturb a
+    measurement, so it is given a few chances."""
+    for _ in range(4):
+        loader = make()
+        for _ in loader:
+            pass
+        last = loader.stats().decisions[-1]
+        loader.close()
+        if (last.workers, last.settled) == (workers, True) and last.batch <= 100:
+            return True
+    return False
+
+
 def test_none_for_samples_that_cost_next_to_nothing() -> None:
-    loader = DataLoader(Squares(2000), batch_size=2, num_workers="auto")
-    for _ in loader:
-        pass
-    last = loader.stats().decisions[-1]
-    assert (last.workers, last.settled) == (0, True)
-    assert last.batch <= 100
+    assert settled_on(lambda: DataLoader(Squares(2000), batch_size=2, num_workers="auto"), 0)
 
 
 def test_none_for_the_first_example_of_the_article() -> None:
     scope: dict[str, Any] = {}
     text = (Path(__file__).parent / "programs" / "example1.py").read_text()
     exec(text.partition("# No parallelization")[0], scope)
-    loader = DataLoader(scope["dataset"], batch_size=32, shuffle=True, num_workers="auto")
-    for _ in loader:
-        pass
-    last = loader.stats().decisions[-1]
-    assert (last.workers, last.settled) == (0, True)
-    assert last.batch <= 100
+    dataset = scope["dataset"]
+    assert settled_on(lambda: DataLoader(dataset, batch_size=32, shuffle=True, num_workers="auto"), 0)
 
 
 def test_once_all_samples_are_cached_there_are_none() -> None:
