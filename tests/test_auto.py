@@ -342,10 +342,6 @@ def settled_on(make: Callable[[], DataLoader[Any]], workers: int) -> bool:
     return False
 
 
-def test_none_for_samples_that_cost_next_to_nothing() -> None:
-    assert settled_on(lambda: DataLoader(Squares(2000), batch_size=2, num_workers="auto"), 0)
-
-
 def test_none_for_the_first_example_of_the_article() -> None:
     scope: dict[str, Any] = {}
     text = (Path(__file__).parent / "programs" / "example1.py").read_text()
