@@ -334,11 +334,13 @@ def test_a_second_loader_does_not_keep_the_first_ones_workers(run: type[Program]
 def test_leaving_early_waits_for_the_sample_in_hand_at_most(run: type[Program]) -> None:
     program = run(
         """
+        reader, writer = os.pipe()
         def half_a_second(index):
             if index >= 8:
+                os.write(writer, b".")
                 time.sleep(0.5)
         loader, iterator = open_loader(hook=half_a_second)
-        time.sleep(0.2)
+        os.read(reader, 1)
         start = time.monotonic()
         del iterator
         took = time.monotonic() - start
