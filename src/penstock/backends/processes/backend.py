@@ -115,8 +115,8 @@ class ProcessesBackend(Backend):
         method = str(self._context.get_start_method())
         if method == "fork":
             hold_interrupts()
-            with threads.one_for_a_fork():
-                return self._start_process(control, partial(identity, self._job), method)
+            threads.look()
+            return self._start_process(control, partial(identity, self._job), method)
         payload = Payload(self._job, method, once=method == "forkserver")
         try:
             return self._start_process(control, payload, method)

@@ -43,7 +43,7 @@ def template_main(control: socket.socket, main_pid: int, memory: Memory, load: L
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the user's handler is for the user's process
     signal.set_wakeup_fd(-1)
-    threads.one_from_here_on(forked=method == "fork")
+    threads.one_from_here_on()
     if method != "spawn":
         try:
             load = partial(identity, load())
