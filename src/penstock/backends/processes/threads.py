@@ -26,7 +26,7 @@ def look() -> None:
 
 
 @lru_cache(maxsize=1)
-def _libraries(modules: int) -> list[Any]:
+def _libraries(modules: int) -> list[Any]:  # noqa: ARG001  the cache's key
     """Those that are loaded, and were when so many modules were."""
     found: list[Any] = ThreadpoolController().lib_controllers
     return found
