@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -134,10 +135,19 @@ def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: S
     state = base_seed & _WORD
     for part in (epoch, batch):
         state = _mix(state ^ _mix((part + _STEP) & _WORD))
-    places = np.arange(offset, offset + len(indices), dtype=np.uint64)
-    states = _mix_all(np.uint64(state) ^ _mix_all(places + _STEP_64))
-    seeds: list[int] = _mix_all(states ^ _mix_all(_as_words(indices) + _STEP_64)).tolist()
+    count = len(indices)
+    parts = np.empty(2 * count, np.uint64)  # the two that don't depend on each other, at once
+    np.bitwise_xor(_mixed_places(offset, count), np.uint64(state), parts[:count])
+    np.add(_as_words(indices), _STEP_64, parts[count:])
+    _mix_all(parts)
+    seeds: list[int] = _mix_all(parts[:count] ^ parts[count:]).tolist()
     return seeds
+
+
+@lru_cache(maxsize=64)
+def _mixed_places(offset: int, count: int) -> NDArray[np.uint64]:
+    """The same for every batch."""
+    return _mix_all(np.arange(offset, offset + count, dtype=np.uint64) + _STEP_64)
 
 
 def substitute(seed: int, attempt: int, size: int) -> int:
@@ -152,15 +162,18 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-_STEP_64, _MIX_64 = np.uint64(_STEP), tuple(map(np.uint64, _MIX))
-_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_STEP_64, *_MIX_64, _30, _27, _31 = (np.array(word, np.uint64) for word in (_STEP, *_MIX, 30, 27, 31))
+"""Arrays of no dimension, which numpy takes more quickly than its scalars."""
 
 
 def _mix_all(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The same of many; arrays of uint64 wrap around by themselves."""
-    z = (z ^ (z >> _30)) * _MIX_64[0]
-    z = (z ^ (z >> _27)) * _MIX_64[1]
-    return z ^ (z >> _31)
+    """The same of many, in their place; arrays of uint64 wrap around by themselves."""
+    z ^= z >> _30
+    z *= _MIX_64[0]
+    z ^= z >> _27
+    z *= _MIX_64[1]
+    z ^= z >> _31
+    return z
 
 
 def _as_words(indices: Sequence[Any]) -> NDArray[np.uint64]:

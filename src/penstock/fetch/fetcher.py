@@ -128,12 +128,13 @@ class Fetcher:
             return self._place_ready(ready, task, slot)
         if self._recipe.iterable:
             return self._attempt(task, slot, timing, None)
-        seeds = self._seeds = self._seeds_of(task.batch, task.offset, task.indices)
+        if seeder is not None or self._recipe.policy.tolerant:
+            self._seeds = self._seeds_of(task.batch, task.offset, task.indices)
         if seeder is None:
             return self._attempt(task, slot, timing, None)
         studied = 0 if self._get_many else len(task.indices) - 1
         while True:
-            seed = seeder.begin(seeds, studied)
+            seed = seeder.begin(self._seeds, studied)
             try:
                 outcome = self._attempt(task, slot, timing, seed)
             finally:

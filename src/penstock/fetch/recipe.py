@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from penstock.collate import ReadyRows, Spec, is_default_collate
 from penstock.policy import Policy
+from penstock.seeding import draws_nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Recipe:
     seeds_samples: bool = True
     """Every sample gets random state of its own; otherwise that is left to the dataset."""
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def draws(self) -> bool:
+        """Whether code that may draw random numbers runs for a batch."""
+        return not (is_default_collate(self.collate_fn) and draws_nothing(self.dataset))
 
     @property
     def rows(self) -> bool:

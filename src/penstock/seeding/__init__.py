@@ -2,6 +2,7 @@
 
 from penstock.seeding.find import find_generators
 from penstock.seeding.generators import Generator, generator_of, global_generators
+from penstock.seeding.quiet import draws_nothing
 from penstock.seeding.seeder import LEARN, SampleSeeder, Seed
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Generator",
     "SampleSeeder",
     "Seed",
+    "draws_nothing",
     "find_generators",
     "generator_of",
     "global_generators",

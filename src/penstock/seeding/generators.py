@@ -60,6 +60,9 @@ class TorchGenerator(Generator):
     def restore(self, state: Any) -> None:
         self.identity.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
+    def keep(self) -> Callable[[], None]:
+        return partial(self.identity.set_state, self.identity.get_state())
+
 
 class PythonGenerator(Generator):
     """A ``random.Random``."""
