@@ -10,7 +10,7 @@ import torch
 
 from penstock.collate.rows import Spec, tensors_of
 from penstock.collate.scratch import Scratch
-from penstock.tree import unflatten
+from penstock.tree import LEAF, unflatten
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """torch gathers no unsigned numbers of these sizes; their bits are moved as these."""
@@ -38,8 +38,10 @@ class ReadyRows:
         spec, total = self.spec, len(self.rows)
         tensors = tensors_of(scratch.block(spec.layout(total)[1]), spec, total)
         self.copy_to(tensors)
-        parts = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
-        return [unflatten(spec.batch_structure, iter(each)) for each in parts]
+        columns = [tensor.split_with_sizes(sizes) for tensor in tensors]
+        if spec.batch_structure is LEAF:
+            return list(columns[0])
+        return [unflatten(spec.batch_structure, iter(each)) for each in zip(*columns, strict=True)]
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""

@@ -88,7 +88,8 @@ class IndexStream:
         else:
             indices = self._order.indices(self._start)
             batches = map(tuple, indices) if batched else ((index,) for index in indices)
-        self._batches = self._numbered(batches)
+        all_wanted = self.foreseeable and not place.missing
+        self._batches = enumerate(batches, self._first) if all_wanted else self._numbered(batches)
 
     @property
     def _size(self) -> int:

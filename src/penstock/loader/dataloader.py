@@ -185,7 +185,7 @@ class DataLoader(TorchDataLoader[T]):
 
     def check_worker_number_rationality(self) -> None:
         """Torch's warning, in its words, which people match; but a cgroup's quota counts as well."""
-        if self.num_workers > (allowed := cpus()):
+        if self.num_workers > 1 and self.num_workers > (allowed := cpus()):
             warnings.warn(
                 f"This DataLoader will create {self.num_workers} worker processes in total. "
                 f"Our suggested max number of worker in current system is {allowed}, which is smaller "

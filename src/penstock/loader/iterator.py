@@ -90,7 +90,7 @@ class LoaderIterator(LikeTorchs):
     def _next(self) -> Any:
         if self._finished:
             raise StopIteration
-        if self.closed:
+        if not self._close.alive:
             raise ClosedError("this iterator was closed: call iter() on the loader for another one.")
         if self._moved_by is not None:
             self._move()
@@ -108,7 +108,7 @@ class LoaderIterator(LikeTorchs):
             raise
         self._num_yielded += 1
         promised = self._IterableDataset_len_called
-        if self._iterable and promised is not None and self._num_yielded > promised:
+        if promised is not None and self._iterable and self._num_yielded > promised:
             self._warn_of_length(promised)
         return batch if self._pin_memory_device is None else pin_memory(batch, self._pin_memory_device)
 
