@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,7 @@ class Course:
     announced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A run of samples of one batch: the unit that is handed to a worker.
 
     Attributes:
@@ -87,8 +86,7 @@ def parts_for(batch_size: int, workers: int, sample_s: float | None) -> int:
     return max(1, min(worth, PARTS_PER_WORKER * workers, batch_size))
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """How many batches to have in the making while the caller has one in hand.
 
     When there are no more than `low`, they are filled up to `high`.

@@ -37,14 +37,6 @@ class WorkerStats:
     def busy_s(self) -> float:
         return self.fetch_s + self.collate_s
 
-    def plus(self, samples: int, fetch_s: float, collate_s: float) -> WorkerStats:
-        return WorkerStats(
-            self.samples + samples,
-            self.tasks + 1,
-            self.fetch_s + fetch_s,
-            self.collate_s + collate_s,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -91,6 +83,19 @@ class Stats:
     """What ``num_workers="auto"`` decided, in this epoch and those before it; the last one holds."""
 
 
+@dataclass(slots=True)
+class _Tally:
+    """Of one worker."""
+
+    samples: int = 0
+    tasks: int = 0
+    fetch_s: float = 0.0
+    collate_s: float = 0.0
+
+    def stats(self) -> WorkerStats:
+        return WorkerStats(self.samples, self.tasks, self.fetch_s, self.collate_s)
+
+
 class Recorder:
     """Counts one epoch; `clock` returns seconds.
 
@@ -106,12 +111,16 @@ class Recorder:
         self._fetched = self._replaced = self._left_out = 0
         self._wait = self._work_s = 0.0
         self._first: float | None = None
-        self._workers: defaultdict[int, WorkerStats] = defaultdict(WorkerStats)
+        self._workers: defaultdict[int, _Tally] = defaultdict(_Tally)
 
     def task_done(
         self, worker: int, samples: int, fetch_s: float, collate_s: float, ended: float = 0.0
     ) -> None:
-        self._workers[worker] = self._workers[worker].plus(samples, fetch_s, collate_s)
+        tally = self._workers[worker]
+        tally.samples += samples
+        tally.tasks += 1
+        tally.fetch_s += fetch_s
+        tally.collate_s += collate_s
         self._fetched += samples
         self._work_s += fetch_s + collate_s
         for tell in task_observers:
@@ -162,6 +171,6 @@ class Recorder:
             slots_in_use,
             self._replaced,
             self._left_out,
-            MappingProxyType(dict(sorted(self._workers.items()))),
+            MappingProxyType({number: tally.stats() for number, tally in sorted(self._workers.items())}),
             tuple(self.decisions),
         )

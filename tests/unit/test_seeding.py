@@ -64,10 +64,10 @@ class Bench:
         """What `sample` gave for the three of them."""
         while True:
             self.runs += 1
-            set_state = self.seeder.begin([spread(seed + k) for k in range(3)], studied=2)
+            seeds = self.seeder.begin([spread(seed + k) for k in range(3)], studied=2)
             made = []
             for k in range(3):
-                set_state(k)
+                seeds.set(k)
                 made.append(sample())
             if not self.seeder.end(completed=True):
                 return made
@@ -80,7 +80,7 @@ class Bench:
     @property
     def sets_only_torch(self) -> bool:
         before = random.getstate(), np.random.get_state()[1].tolist()
-        self.seeder.begin([1 << 60], studied=0)(0)
+        self.seeder.begin([1 << 60], studied=0).set(0)
         self.seeder.end(completed=False)
         return before == (random.getstate(), np.random.get_state()[1].tolist())
 
@@ -123,9 +123,9 @@ def test_torch_alone_is_seeded_after_enough_quiet_tasks_and_not_before() -> None
 def test_tasks_that_did_not_complete_teach_nothing() -> None:
     seeder = SampleSeeder(None)
     for _ in range(2 * LEARN):
-        seeder.begin([1, 2], studied=1)(0)
+        seeder.begin([1, 2], studied=1).set(0)
         assert not seeder.end(completed=False)
-    seeder.begin([1], studied=0)(0)
+    seeder.begin([1], studied=0).set(0)
     assert random.random() == random.Random(1).random()
 
 

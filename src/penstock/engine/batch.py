@@ -41,8 +41,10 @@ class Batch:
     def failure(self) -> Failed | None:
         """Of several, the one of the first sample, whichever came first."""
         failed = [o for o in self.outcomes if isinstance(o, Failed)]
+        if not failed:
+            return None
         last = len(self.indices)
-        return min(failed, key=lambda f: last if f.position is None else f.position, default=None)
+        return min(failed, key=lambda f: last if f.position is None else f.position)
 
     def left_out(self) -> bool:
         """Whether all its samples were bad."""

@@ -98,10 +98,9 @@ class Engine:
         self._fill(self._window().high)
 
     def _tell(self, batch: Batch) -> None:
+        bad = [*batch.bad, *batch.condemned.values()]
         try:
-            self._epoch.book.add(
-                sorted([*batch.bad, *batch.condemned.values()], key=lambda bad: bad.position), batch.samples
-            )
+            self._epoch.book.add(sorted(bad, key=lambda each: each.position), batch.samples)
         except BaseException:
             self._arena.release(batch.slot)
             raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +13,7 @@ from penstock.errors import annotate
 from penstock.fetch import Block, Direct, LeftOut, Rows
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(NamedTuple):
     """The batch, its bytes in shared memory, and whether it was copied out of there."""
 
     result: Any

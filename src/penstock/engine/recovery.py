@@ -78,7 +78,7 @@ class Recovery:
             verdict.error, self._epoch.dataset, *culprit, batch.indices[position], self._epoch.course.epoch
         )
         batch.condemned[position] = dataclasses.replace(bad, worker=worker)
-        return dataclasses.replace(task, bad=(*task.bad, position))
+        return task._replace(bad=(*task.bad, position))
 
     def _death(self, event: Died, sample: SampleInHand | None) -> WorkerDiedError:
         kills, self._memory_kills = self._memory_kills, memory_kills()

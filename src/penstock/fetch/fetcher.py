@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ from penstock.fetch.outcomes import (
 )
 from penstock.fetch.recipe import Recipe, batched_getter, ready_getter
 from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
-from penstock.seeding import SampleSeeder, Seed
+from penstock.seeding import SampleSeeder, Seeds
 from penstock.streams import Standing, Stream
 
 _BAD: Any = object()
@@ -134,19 +135,19 @@ class Fetcher:
             return self._attempt(task, slot, timing, None)
         studied = 0 if self._get_many else len(task.indices) - 1
         while True:
-            seed = seeder.begin(self._seeds, studied)
+            seeds = seeder.begin(self._seeds, studied)
             try:
-                outcome = self._attempt(task, slot, timing, seed)
+                outcome = self._attempt(task, slot, timing, seeds)
             finally:
                 again = seeder.end(completed=self._completed)
             if not again or isinstance(outcome, Dropped):
                 return outcome
 
-    def _attempt(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
+    def _attempt(self, task: Task, slot: int, timing: Timing, seeds: Seeds | None) -> Outcome:
         self._position, self._completed = None, False
         self.bad = []
         try:
-            return self._make(task, slot, timing, seed)
+            return self._make(task, slot, timing, seeds)
         except Abandoned:
             return Dropped()
         except Irregular:
@@ -154,38 +155,38 @@ class Fetcher:
         except Exception as error:
             return Failed(error, self._position, traceback.format_exc())
 
-    def _make(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
+    def _make(self, task: Task, slot: int, timing: Timing, seeds: Seeds | None) -> Outcome:
         if self._recipe.iterable:
             return self._next_of_stream(task, slot, timing)
         if self._get_many is not None:
             try:
-                return self._batch_of(self._fetch_many(self._get_many, task, timing, seed), task, slot)
+                return self._batch_of(self._fetch_many(self._get_many, task, timing, seeds), task, slot)
             except Exception:
                 if not self._recipe.policy.tolerant:
                     raise  # otherwise see, one by one, which of them is bad
         elif self._recipe.batched and task.rows and task.indices and self._memory is not None:
-            return self._rows(task, slot, timing, seed)
-        fetched = self._fetch(task, 0, len(task.indices), timing, seed)
+            return self._rows(task, slot, timing, seeds)
+        fetched = self._fetch(task, 0, len(task.indices), timing, seeds)
         tolerant = self._recipe.policy.tolerant
         samples = [sample for sample in fetched if sample is not _BAD] if tolerant else fetched
         if fetched and not samples:
             return LeftOut(tuple(range(len(fetched))))
         return self._collated(samples if self._recipe.batched else samples[0], slot)
 
-    def _fetch(self, task: Task, start: int, stop: int, timing: Timing, seed: Seed | None) -> list[Any]:
+    def _fetch(self, task: Task, start: int, stop: int, timing: Timing, seeds: Seeds | None) -> list[Any]:
         """The task's samples from `start` to `stop`, counted in the task."""
         dataset, before_sample = self._recipe.dataset, self._before_sample
         tolerant = self._recipe.policy.tolerant or self._recipe.policy.refuses_none
         begin = self._clock()
         samples: list[Any] = []
+        seeded = repeat(None) if seeds is None else seeds.along(start, stop)
         try:
             for k, index in enumerate(task.indices[start:stop], start):
                 before_sample(task.batch, task.offset + k)
                 if tolerant:
-                    samples.append(self._tolerantly(task, k, seed))
+                    samples.append(self._tolerantly(task, k, seeds))
                     continue
-                if seed is not None:
-                    seed(k)
+                next(seeded)
                 samples.append(dataset[index])
         except BaseException:
             self._position = task.offset + start + len(samples)
@@ -195,15 +196,15 @@ class Fetcher:
         timing.samples += len(samples)
         return samples
 
-    def _tolerantly(self, task: Task, k: int, seed: Seed | None) -> Any:
+    def _tolerantly(self, task: Task, k: int, seeds: Seeds | None) -> Any:
         """A sample, or another in its place, or `_BAD`, as the policy says."""
         policy, dataset, index = self._recipe.policy, self._recipe.dataset, task.indices[k]
         position = task.offset + k
         for attempt in range(ATTEMPTS + 1):
             if attempt or position not in task.bad:
                 try:
-                    if seed is not None:
-                        seed(k)
+                    if seeds is not None:
+                        seeds.set(k)
                     sample = dataset[index]
                     if sample is None and policy.refuses_none:
                         raise NoneSampleError
@@ -295,27 +296,27 @@ class Fetcher:
         return True
 
     def _fetch_many(
-        self, get_many: Callable[[list[Any]], Any], task: Task, timing: Timing, seed: Seed | None
+        self, get_many: Callable[[list[Any]], Any], task: Task, timing: Timing, seeds: Seeds | None
     ) -> Any:
         """All samples of a batch by one call, under the first one's seed."""
         self._before_sample(task.batch, 0)
         begin = self._clock()
-        if task.indices and seed is not None:
-            seed(0)
+        if task.indices and seeds is not None:
+            seeds.set(0)
         many = get_many(list(task.indices))
         self._completed = bool(task.indices)
         timing.fetch_s += self._clock() - begin
         timing.samples += len(task.indices)
         return many
 
-    def _rows(self, task: Task, slot: int, timing: Timing, seed: Seed | None) -> Outcome:
+    def _rows(self, task: Task, slot: int, timing: Timing, seeds: Seeds | None) -> Outcome:
         """Fetch and place by turns, a group of samples at a time."""
         writer: RowWriter | None = None
         left_out: list[int] = []
         tolerant = self._recipe.policy.tolerant
         done, group = 0, 1 if self._spec is None else group_of(self._spec)
         while done < len(task.indices):
-            samples = self._fetch(task, done, done + group, timing, seed)
+            samples = self._fetch(task, done, done + group, timing, seeds)
             row = task.offset + done
             for first, run in _runs(samples, row, left_out) if tolerant else ((row, samples),):
                 if writer is None:

@@ -3,13 +3,13 @@
 from penstock.seeding.find import find_generators
 from penstock.seeding.generators import Generator, generator_of, global_generators
 from penstock.seeding.quiet import draws_nothing
-from penstock.seeding.seeder import LEARN, SampleSeeder, Seed
+from penstock.seeding.seeder import LEARN, SampleSeeder, Seeds
 
 __all__ = [
     "LEARN",
     "Generator",
     "SampleSeeder",
-    "Seed",
+    "Seeds",
     "draws_nothing",
     "find_generators",
     "generator_of",

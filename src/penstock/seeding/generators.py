@@ -8,7 +8,7 @@ import pickle
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,10 @@ class Generator(ABC):
     def seed(self, seed: int) -> None:
         """Set the state from a 64-bit `seed`."""
 
+    def setter(self, seeds: Sequence[int]) -> tuple[Callable[[Any], object], Sequence[Any]]:
+        """What sets the state by each of `seeds`: a function, and what to call it with."""
+        return self.seed, seeds
+
     @abstractmethod
     def state(self) -> Any:
         """The state, in a form that is quick to take and compares by value."""
@@ -53,6 +57,10 @@ class TorchGenerator(Generator):
 
     def seed(self, seed: int) -> None:
         self.identity.manual_seed(seed & _INT64_MAX)  # a tensor takes what initial_seed() says, as in torch
+
+    def setter(self, seeds: Sequence[int]) -> tuple[Callable[[Any], object], Sequence[Any]]:
+        """Without a call of ours for each."""
+        return self.identity.manual_seed, [seed & _INT64_MAX for seed in seeds]
 
     def state(self) -> Any:
         return self.identity.get_state().numpy().tobytes()

@@ -11,7 +11,7 @@ own seed or left the generator as it was. (What draws from these and puts the ol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -23,8 +23,20 @@ from penstock.seeding.generators import Generator, global_generators
 LEARN = 4
 """How many tasks to study, by their last sample, before a generator counts as unused."""
 
-Seed = Callable[[int], None]
-"""Sets the generators for the k-th sample of a task."""
+
+class Seeds:
+    """Sets the generators for the samples of one task, in their order or one by one."""
+
+    def __init__(self, call: Callable[[Any], object], values: Sequence[Any]) -> None:
+        self._call, self._values = call, values
+
+    def set(self, k: int) -> None:
+        """For the k-th sample."""
+        self._call(self._values[k])
+
+    def along(self, start: int, stop: int) -> Iterator[object]:
+        """For the next one, from `start` to `stop`, whenever an item is asked for."""
+        return map(self._call, self._values[start:stop])
 
 
 class _Source:
@@ -75,7 +87,7 @@ class SampleSeeder:
         for source in self._sources[: self._global]:
             source.generator.seed(seed)
 
-    def begin(self, seeds: Sequence[int], studied: int) -> Seed:
+    def begin(self, seeds: Sequence[int], studied: int) -> Seeds:
         """Before a task; what sets the state for each of its samples.
 
         `seeds` are the 64-bit seeds of the samples; `studied` is the sample to learn from.
@@ -87,11 +99,10 @@ class SampleSeeder:
             self._put_back = [source.generator.keep() for source in active]
         return self._seed_for(active, seeds, studied)
 
-    def _seed_for(self, active: list[_Source], values: Sequence[int], studied: int) -> Seed:
+    def _seed_for(self, active: list[_Source], values: Sequence[int], studied: int) -> Seeds:
         first, *others = active
         if not others:
-            only = first.generator.seed
-            return lambda k: only(values[k])
+            return Seeds(*first.generator.setter(values))
         learning = [source for source in active if not source.used]
         calls = [(source.generator.seed, source.salt) for source in active]
 
@@ -103,7 +114,7 @@ class SampleSeeder:
                 for source in learning:
                     source.before = source.generator.state()
 
-        return seed
+        return Seeds(seed, range(len(values)))
 
     def end(self, completed: bool) -> bool:
         """After a task; whether it has to be run again, as it used what wasn't seeded.
