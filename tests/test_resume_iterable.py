@@ -84,6 +84,13 @@ class Own(Plain):
         self.at = state["at"]
 
 
+class OneWay(Own):
+    """Is its own iterator, which never goes back by itself."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+
 class Steps:
     """An iterator with a state, of a dataset without one."""
 
@@ -190,6 +197,65 @@ def test_at_the_last_batch_nothing_is_left_and_then_a_full_epoch(
     assert [[values(batch) for batch in other] for _ in range(2)] == [[], whole]
     for each in (loader, other):
         each.close()
+
+
+class Counting(Plain):
+    """Counts its epochs, as one that shuffles by their number would."""
+
+    epoch = at = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        begin, self.at = self.at, 0
+        for at, value in enumerate(self.share()[begin:], begin + 1):
+            self.at = at
+            yield value, self.epoch
+        self.epoch, self.at = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.at = state["epoch"], state["at"]
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (3, True)])
+@pytest.mark.parametrize("given", [0, 3, 11, 15, 16, 17, 20])
+def test_what_a_dataset_counts_from_epoch_to_epoch_goes_on(
+    workers: int, persistent: bool, given: int
+) -> None:
+    """Saved somewhere in the second epoch, at its end or in the third."""
+    options: dict[str, Any] = {"batch_size": None, "persistent_workers": persistent}
+    with make(Counting, 16, workers, **options) as loader:
+        whole = [[list(sample) for sample in loader] for _ in range(4)]
+    assert [epoch[0][1] for epoch in whole] == [0, 1, 2, 3]
+    with make(Counting, 16, workers, **options) as loader:
+        list(loader)
+        iterator, got = iter(loader), list[Any]()
+        for _ in range(given):
+            sample = next(iterator, None)
+            if sample is None:
+                iterator = iter(loader)
+                sample = next(iterator)
+            got.append(list(sample))
+        state = through_json(loader.state_dict())
+    with make(Counting, 16, workers, **options) as other:
+        other.load_state_dict(state)
+        while len(got) < 48:
+            got += [list(sample) for sample in other]
+    assert got == [sample for epoch in whole[1:] for sample in epoch]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_from_before_the_first_batch_is_that_of_the_beginning(workers: int) -> None:
+    """Also where dataset and iterator are one object, which the loaders of this process share."""
+    dataset = OneWay(24)
+    loader = DataLoader(dataset, num_workers=workers, batch_size=3)
+    iterator = iter(loader)
+    state = through_json(loader.state_dict())
+    whole = [values(batch) for batch in iterator]
+    other = DataLoader(dataset, num_workers=workers, batch_size=3)
+    other.load_state_dict(state)
+    assert [values(batch) for batch in other] == whole != []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

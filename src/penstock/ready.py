@@ -43,6 +43,9 @@ class PushedBack:
     def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None:
         self._batches.handed_over(number, worker, standing)
 
+    def stands(self, worker: int, standing: Standing) -> None:
+        self._batches.stands(worker, standing)
+
 
 class ReadyEngine:
     """An iterator over the batches of one epoch.

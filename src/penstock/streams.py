@@ -2,6 +2,10 @@
 
 Where the iterator or the dataset has ``state_dict`` and ``load_state_dict`` it is asked, and given the answer
 back. Otherwise what was taken is taken again, and dropped.
+
+What a dataset told at the end of an epoch is given back to it, for what it counts from epoch to epoch. Many
+take it as a place to go on from, and so would have nothing for the next epoch; but that doesn't begin at the
+end of another, so they are asked for an iterator once more.
 """
 
 from __future__ import annotations
@@ -35,12 +39,13 @@ class Stream:
     def __init__(self, dataset: Any, standing: Standing) -> None:
         self._dataset = dataset
         self._taken, self._ended = standing.taken, standing.ended
-        if self._ended:
-            return
         states = {} if standing.state is None else pickle.loads(standing.state)
         if "dataset" in states:
             dataset.load_state_dict(states["dataset"])
+        if self._ended:
+            return
         self._iterator = iter(dataset)
+        self._perhaps_at_end = is_stateful(dataset) and not standing.taken
         if "iterator" in states:
             self._iterator.load_state_dict(states["iterator"])
         if not states:
@@ -52,9 +57,13 @@ class Stream:
     def __next__(self) -> Any:
         if self._ended:
             raise StopIteration
+        perhaps_at_end, self._perhaps_at_end = self._perhaps_at_end, False
         try:
             sample = next(self._iterator)
         except StopIteration:
+            if perhaps_at_end:
+                self._iterator = iter(self._dataset)
+                return next(self)
             self._ended = True
             raise
         except Exception:
@@ -76,9 +85,8 @@ class Stream:
     def standing(self) -> Standing:
         """How far it has come; raises what ``state_dict`` or pickling its answer raises."""
         states = {}
-        if not self._ended:
-            if is_stateful(self._iterator):
-                states["iterator"] = self._iterator.state_dict()
-            if is_stateful(self._dataset) and self._iterator is not self._dataset:
-                states["dataset"] = self._dataset.state_dict()
+        if not self._ended and is_stateful(self._iterator):
+            states["iterator"] = self._iterator.state_dict()
+        if is_stateful(self._dataset) and (self._ended or self._iterator is not self._dataset):
+            states["dataset"] = self._dataset.state_dict()
         return Standing(self._taken, self._ended, pickle.dumps(states) if states else None)

@@ -137,8 +137,10 @@ class Backend(ABC):
         """NEW -> OPEN."""
 
     @abstractmethod
-    def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
+    def begin(self, course: Course, standings: Mapping[int, Standing]) -> Mapping[int, Standing]:
         """Begin an epoch; tasks of earlier ones are no longer wanted, as after `drop`.
+
+        Returns how the iterators stand now of which that can be known without waiting.
 
         Of an iterable dataset, the iterators of the workers in `standings` go on from there. In the calling
         process it raises what ``iter()`` on that raises.

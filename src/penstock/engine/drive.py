@@ -53,7 +53,8 @@ class Engine:
         self._exhausted = False
         self._sampler_error: Exception | None = None
         self._raised: BaseException | None = None
-        backend.begin(epoch.course, epoch.batches.standings)
+        for worker, standing in backend.begin(epoch.course, epoch.batches.standings).items():
+            epoch.batches.stands(worker, standing)
         self._fill(self._window().high)
 
     def __iter__(self) -> Engine:
@@ -205,8 +206,10 @@ class Engine:
     def _handed_over(self, batch: Batch) -> None:
         self._epoch.batches.handed_over(batch.number, batch.worker, batch.standing)
 
-    def _on_exhausted(self, batch: Batch) -> None:
+    def _on_exhausted(self, batch: Batch, worker: int) -> None:
         """A worker's iterator has ended: the other workers go on."""
+        if batch.standing is not None:
+            self._epoch.batches.stands(worker, batch.standing)
         if batch.worker is not None and batch.worker in self._turns:
             self._turns.remove(batch.worker)
         self._exhausted |= not self._turns
@@ -297,7 +300,7 @@ class Engine:
         if timing.standing is not None:
             self._standings[event.worker] = batch.standing = timing.standing
         if isinstance(event.outcome, Exhausted):
-            self._on_exhausted(batch)
+            self._on_exhausted(batch, event.worker)
             return
         if batch.complete and batch.failure() is None and batch.irregular():
             if not batch.iterable:

@@ -26,6 +26,7 @@ class Batches(Protocol):
     def standings(self) -> Mapping[int, Standing]: ...
     def __next__(self) -> tuple[int, tuple[Any, ...]]: ...
     def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None: ...
+    def stands(self, worker: int, standing: Standing) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Epoch:
 
     Attributes:
         batches: the number and the indices of each batch, in order; may be endless. It is told what was
-            handed over, be it as an exception, and how the worker's iterator stood then.
+            handed over, be it as an exception, and how the worker's iterator stood then; and how an iterator
+            stands that hasn't given a batch yet, where that can be known, or that gives no more.
         ahead: how many batches, at least, to have in the making while the caller has one in hand; 0
             makes each only when it is asked for.
         rows, splittable: what the recipe allows (`fetch.Recipe`).

@@ -112,6 +112,10 @@ class Fetcher:
         elif self._seeder is not None:
             self._seeder.look_again()
 
+    def standing(self) -> Standing | None:
+        """How the iterator stands, if the dataset is iterable; raises what telling it raises."""
+        return None if self._stream is None else self._stream.standing()
+
     def _begin_stream(self, standing: Standing) -> None:
         """Generators that the dataset keeps are left alone: it may share its shards out by what they draw,
         which has to be the same in all workers and on all ranks."""

@@ -112,6 +112,9 @@ class IndexStream:
         del worker, standing
         self.progress.add(number)
 
+    def stands(self, worker: int, standing: Standing) -> None:
+        """There is no such iterator here."""
+
     @property
     def count(self) -> int:
         """How many batches of the epoch were handed over."""

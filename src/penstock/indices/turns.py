@@ -17,7 +17,10 @@ class Turns:
         standings: from where the workers' iterators go on, if not from the beginning.
     """
 
-    def __init__(self, size: int, workers: int, place: Place | None = None) -> None:
+    def __init__(
+        self, size: int, workers: int, place: Place | None = None, last: Turns | None = None
+    ) -> None:
+        """`last` are those of the epoch before, if the datasets that were iterated then are iterated now."""
         place = place or Place()
         self._nones, self._workers = (None,) * size, workers
         self._count = self._next = place.count
@@ -26,7 +29,8 @@ class Turns:
         self.standings = {
             worker: _standing(told) for worker, told in enumerate(place.origin.get("standings", ()))
         }
-        self._given = dict(self.standings)
+        self._given = {**({} if last is None else last._beginnings()), **self.standings}
+        self._ends: dict[int, Standing] = {}
 
     def __iter__(self) -> Turns:
         return self
@@ -43,6 +47,22 @@ class Turns:
         self._turn = (worker + 1) % self._workers
         if standing is not None:  # its worker died of it
             self._given[worker] = standing
+
+    def stands(self, worker: int, standing: Standing) -> None:
+        """A worker's iterator stands so without having given a batch: at its beginning, or at its end."""
+        (self._ends if standing.ended else self._given)[worker] = standing
+
+    def following(self) -> dict[str, Any]:
+        """From where the iterators of the next epoch begin, if the datasets that they are of are still those
+        of this one, and tell their state."""
+        beginnings = self._beginnings()
+        if not any(standing.state for standing in beginnings.values()):
+            return {}
+        standings = [beginnings.get(worker, Standing()) for worker in range(self._workers)]
+        return {"turn": 0, "standings": [_told(standing) for standing in standings]}
+
+    def _beginnings(self) -> dict[int, Standing]:
+        return {worker: Standing(state=end.state) for worker, end in self._ends.items()}
 
     @property
     def count(self) -> int:

@@ -37,7 +37,7 @@ class Books:
         Raises:
             StateError: if the loader was told another epoch than that of the state.
         """
-        return Passage(loader, self.loaded)
+        return Passage(loader, self.loaded, self._passage)
 
     def begun(self, passage: Passage) -> None:
         self._passage = passage

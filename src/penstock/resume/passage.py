@@ -28,8 +28,12 @@ class Passage:
         renewed: the dataset was given a state, which copies of it in workers don't have.
     """
 
-    def __init__(self, loader: Loader, loaded: State | None) -> None:
-        """Raises `StateError` if the loader was told another epoch than that of the state."""
+    def __init__(self, loader: Loader, loaded: State | None, last: Passage | None = None) -> None:
+        """`last` is that of the epoch before.
+
+        Raises:
+            StateError: if the loader was told another epoch than that of the state.
+        """
         self.loaded = loaded
         self.touched = self._finished = self.renewed = False
         self.base_seed: int | None = None
@@ -39,7 +43,8 @@ class Passage:
         self._place = Place() if loaded is None else self._go_on(loader, loaded)
         self._batches: IndexStream | Turns
         if is_iterable(loader):
-            self._batches = Turns(loader.batch_size or 1, max(1, loader.num_workers), self._place)
+            before = None if last is None or loaded is not None else last._turns_of_the_same(loader)
+            self._batches = Turns(loader.batch_size or 1, max(1, loader.num_workers), self._place, before)
             self._warn_of_walks()
 
     def _go_on(self, loader: Loader, loaded: State) -> Place:
@@ -123,6 +128,20 @@ class Passage:
         self.touched = True
         self._batches.handed_over(number, worker, standing)
 
+    def stands(self, worker: int, standing: Standing) -> None:
+        self._batches.stands(worker, standing)
+
+    def following(self, loader: Loader) -> dict[str, Any]:
+        """From where the next epoch over an iterable dataset begins, if not from where every epoch does."""
+        turns = self._turns_of_the_same(loader)
+        return {} if turns is None else turns.following()
+
+    def _turns_of_the_same(self, loader: Loader) -> Turns | None:
+        """If the next epoch is over the same iterable datasets: those of this process, or of workers that
+        persist."""
+        same = loader.persistent_workers or not loader.num_workers
+        return self._batches if same and self._finished and isinstance(self._batches, Turns) else None
+
     def finish(self) -> None:
         """All batches were handed over."""
         self.touched = self._finished = True
@@ -132,7 +151,10 @@ def between(loader: Loader, last: Passage | None) -> State:
     """The part of a state that isn't of an epoch under way; `last` is the one that is over, if any."""
     own = own_generator(loader)
     generator = {} if own is None else {"generator": state_of(own)}
-    following = {} if is_iterable(loader) else outlook(loader._index_sampler, loader._auto_collation, own)
+    if not is_iterable(loader):
+        following = outlook(loader._index_sampler, loader._auto_collation, own)
+    else:
+        following = {} if last is None else last.following(loader)
     return {
         "_num_yielded": 0 if last is None else last.given,
         "missing": [],

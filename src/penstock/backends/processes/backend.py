@@ -215,12 +215,13 @@ class ProcessesBackend(Backend):
 
     # -- work ------------------------------------------------------------------------------------
 
-    def begin(self, course: Course, standings: Mapping[int, Standing]) -> None:
+    def begin(self, course: Course, standings: Mapping[int, Standing]) -> Mapping[int, Standing]:
         self.require_open()
         self._course = course
         self._memory.control[0] = course.generation
         for number in self._crew:
             self._begin(number, course, standings.get(number))
+        return {}
 
     def replace(self, worker: int, course: Course, standing: Standing | None) -> None:
         self.require_open()
