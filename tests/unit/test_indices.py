@@ -396,6 +396,26 @@ class Breaks(Sampler[int]):
         raise KeyError("broken")
 
 
+class StartsOver:
+    """An iterator that ``iter`` sets back to its beginning, as Lightning's around a batch sampler."""
+
+    def __iter__(self) -> StartsOver:
+        self.left = iter([[0, 1], [2, 3], [4]])
+        return self
+
+    def __next__(self) -> list[int]:
+        return next(self.left)
+
+
+def test_a_sampler_is_asked_for_its_iterator_once() -> None:
+    stream = IndexStream(StartsOver(), batched=True)
+    assert [indices for _, indices in stream] == [(0, 1), (2, 3), (4,)]
+    stream = IndexStream(StartsOver(), batched=True)
+    stream.handed_over(next(stream)[0])
+    following = IndexStream(StartsOver(), batched=True, place=stream.place())
+    assert [indices for _, indices in following] == [(2, 3), (4,)]
+
+
 def test_what_a_sampler_raises_comes_out_after_what_it_gave() -> None:
     stream = IndexStream(BatchSampler(Breaks(), 2, False), True)
     assert [next(stream) for _ in range(2)] == [(0, (0, 1)), (1, (2, 3))]

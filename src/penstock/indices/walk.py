@@ -11,7 +11,7 @@ import copy
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from penstock.errors import StateError
@@ -69,9 +69,15 @@ class Walk(Order):
             self._iterator = iter(self._sampler)
             first = next(self._iterator, _NOTHING)
         if first is not _NOTHING:
-            rest = chain((first,), self._iterator)
+            rest = self._rest(first)
             self._skip(rest, start)
             yield from rest
+
+    def _rest(self, following: Any) -> Iterator[Any]:
+        """Only by ``next``, as in torch: there are iterators that ``iter`` sets back to their beginning."""
+        while following is not _NOTHING:
+            yield following
+            following = next(self._iterator, _NOTHING)
 
     def _load_sampler(self) -> None:
         if "sampler" in self._origin:
