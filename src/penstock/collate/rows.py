@@ -28,9 +28,9 @@ from penstock.tree import (
     unflatten,
 )
 
-FLUSH_BYTES = 1 << 16
+FLUSH_BYTES = 1 << 19
 """Samples are placed in groups of about this many bytes: together while they are small, as a copy has
-a fixed cost; one by one when large, while they are still in the processor's cache."""
+a fixed cost; one by one when large, while they are still in the processor's cache (the second level)."""
 
 
 class Irregular(Exception):
