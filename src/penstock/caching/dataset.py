@@ -102,7 +102,7 @@ def _common_format(found: Study) -> RowFormat | None:
 def _disk_store(root: Path, found: Study) -> DiskStore:
     from penstock.caching.disk import DiskStore  # needs pyarrow
 
-    key = fingerprint(found.cut.dataset, found.cut.kept_steps())
+    key = fingerprint(found.cut.dataset, found.cut.kept_steps(), cache=root)
     return DiskStore(root, key, found.looks[0][1])
 
 

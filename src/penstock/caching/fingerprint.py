@@ -1,13 +1,13 @@
 """A key for what a dataset's samples follow from: of another dataset, file, parameter or code it is another.
 
 Followed from the dataset on are attributes, containers, the code of functions and classes with what that
-code refers to, the contents of arrays, and, wherever a path stands, the size and the time of change of the
-file, or of all files below a folder. Libraries count by their version. Random generators don't count.
+code refers to (also by way of a module), the contents of arrays, and, wherever a path stands, the size and
+the time of change of the file, or of all files below a folder. Libraries count by their version. Random
+generators and locks don't count.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 import hashlib
@@ -17,49 +17,72 @@ import os
 import pickle
 import platform
 import sys
+import threading
 import types
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 
+from penstock.caching.code import (
+    imported_in,
+    installed,
+    is_filled,
+    is_library,
+    library_version,
+    names_in,
+    slots_of,
+    unwrapped,
+)
+from penstock.caching.files import Files
 from penstock.errors import NotFingerprintableError
 from penstock.seeding import generator_of
 
-LIBRARIES = (
-    *("torch", "torchvision", "torchaudio", "numpy", "pillow", "pillow-simd", "opencv-python", "scipy"),
-    *("opencv-python-headless", "scikit-image", "albumentations", "monai", "kornia", "simplejpeg"),
-)
-"""What may decide over a sample's bits without being seen in the dataset, if it is installed."""
 _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice)
-_SKIPPED = (logging.Logger, types.FrameType)
+_SKIPPED = (logging.Logger, types.FrameType, type(threading.Lock()), type(threading.RLock()))
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    str: lambda value: str.__str__(value),
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__pos__,
+}
+"""How to get the plain value of a subclass's."""
+_ITEMS = (dict, list, tuple, deque)
 _TOLD_BY_NAME = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
 
-def fingerprint(dataset: Any, replaced: Mapping[tuple[int, str], Any]) -> str:
+def fingerprint(
+    dataset: Any, replaced: Mapping[tuple[int, str], Any], cache: str | os.PathLike[str] | None = None
+) -> str:
     """The key of `dataset`, in hexadecimal digits; `replaced` gives what counts in the place of an attribute,
-    by the object's id and the attribute's name.
+    by the object's id and the attribute's name. What a cache has written to the folder `cache` doesn't
+    count.
 
     Raises:
         NotFingerprintableError: if it holds something of which it can't be said when it is another.
     """
-    walk = _Walk(replaced)
+    walk = _Walk(replaced, cache)
     walk.feed("python", platform.python_version(), platform.machine())
-    walk.feed(*_installed())
+    walk.feed(*installed())
     walk.value(dataset, "dataset")
     return walk.digest.hexdigest()
 
 
 class _Walk:
-    def __init__(self, replaced: Mapping[tuple[int, str], Any]) -> None:
+    def __init__(
+        self, replaced: Mapping[tuple[int, str], Any], cache: str | os.PathLike[str] | None = None
+    ) -> None:
         self.digest = hashlib.blake2b(digest_size=16)
         self._replaced = replaced
         self._known: dict[int, int] = {}
         self._kept: list[Any] = []  # so that no id comes twice
-        self._paths: set[str] = set()
+        self._used: set[tuple[int, str]] = set()
+        self._files = Files(cache)
 
     def feed(self, *words: object) -> None:
         for word in words:
@@ -70,10 +93,10 @@ class _Walk:
         kind = type(value)
         if kind in _ATOMS or isinstance(value, bool | np.generic | torch.dtype | np.dtype | torch.device):
             self.feed(kind.__name__, value if kind in (bytes, bytearray) else repr(value))
-            if kind is str:
-                self._path(value)
+            if kind in (str, bytes):
+                self.feed(*self._files.told(value))
         elif isinstance(value, types.ModuleType):
-            self.feed("module", value.__name__, _version(value.__name__.partition(".")[0]))
+            self._module(value, (), where)
         elif id(value) in self._known:
             self.feed("again", self._known[id(value)])
         elif not isinstance(value, _SKIPPED) and generator_of(value) is None:
@@ -91,7 +114,9 @@ class _Walk:
         elif kind in (list, tuple):
             self._items(kind.__name__, value, where)
         elif kind in (set, frozenset):
-            self.feed(kind.__name__, *sorted(fingerprint_of_part(each, where) for each in value))
+            self._set(value, where)
+        elif _is_table(value):
+            self._table(value, where)
         elif kind is dict:
             self.feed("dict", len(value))
             for key, each in value.items():
@@ -109,6 +134,8 @@ class _Walk:
             self.feed("builtin", value.__qualname__)
         elif isinstance(value, type):
             self._class(value, where)
+        elif type(value) is weakref.ref:
+            self._items("reference", (value(),), where)
         else:
             self._object(value, where)
 
@@ -118,68 +145,97 @@ class _Walk:
         for place, each in enumerate(items):
             self.value(each, f"{where}[{place}]")
 
+    def _set(self, value: Any, where: str) -> None:
+        self.feed("set", *sorted(fingerprint_of_part(each, where) for each in value))
+
     def _array(self, value: Any, where: str) -> None:
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            self.feed("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
+        if type(value) in (np.ndarray, np.memmap) and value.dtype.kind in "OSTU":
+            self.feed("array", value.dtype.str)
+            self._items("shape", value.shape, where)
+            self._items("texts", value.reshape(-1).tolist(), where)  # they may be paths
+        elif type(value) in (np.ndarray, np.memmap) and not value.dtype.hasobject:
+            self.feed("array", repr(value.dtype), value.shape, np.ascontiguousarray(value).tobytes())
         elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_quantized:
-            flat = value.detach().cpu().contiguous().reshape(-1)
+            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
             self.feed("tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())
         else:
             self._pickled(value, where)
 
-    def _path(self, text: str) -> None:
-        """If it is one: what the file is like, or all files below."""
-        if not text or len(text) > 4096 or "\0" in text or "\n" in text or text in self._paths:
+    def _table(self, value: Any, where: str) -> None:
+        """pandas': by its columns, as it keeps notes of how it was used, too."""
+        if value.ndim == 2:
+            columns = [value.iloc[:, place] for place in range(value.shape[1])]
+            self._items("table", (value.index, value.columns, *columns), where)
             return
-        try:
-            status = os.stat(text)
-        except OSError:
-            return
-        self._paths.add(text)
-        if not os.path.isdir(text):
-            self.feed("file", status.st_size, status.st_mtime_ns)
-            return
-        for folder, folders, files in os.walk(text):
-            folders.sort()
-            for name in sorted(files):
-                self.value(os.path.join(folder, name), folder)
+        index = getattr(value, "index", None)
+        self._items(f"column {value.dtype}", (value.name, index, value.to_numpy()), where)
 
     def _function(self, value: types.FunctionType, where: str) -> None:
         self.feed("function", value.__qualname__)
-        if self._library(value.__module__):
+        if self._library(value.__globals__.get("__name__")):  # a decorated one's __module__ may be another's
             return
         self._code(value.__code__, where)
-        self.value(value.__defaults__, where)
-        self.value(value.__kwdefaults__, where)
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        for name, default in (*enumerate(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()):
+            self.feed("default", name)
+            self._constant(default, where)
+        cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
         self._items("closure", cells, where)
-        for name in _names(value.__code__):
+        self.value(dict(vars(value)), where)
+        names = names_in(value.__code__)
+        for name in names:
             if name in value.__globals__:
-                self.value(value.__globals__[name], f"{value.__module__}.{name}")
+                self._named(value.__globals__[name], names, f"{value.__module__}.{name}")
+        for module in imported_in(value.__code__, value.__globals__):
+            self._named(module, names, module.__name__)
+
+    def _named(self, value: Any, names: Iterable[str], where: str) -> None:
+        """What code that uses `names` has under one of them."""
+        if isinstance(value, types.ModuleType):
+            self._module(value, names, where)
+        else:
+            self.value(value, where)
+
+    def _module(self, module: types.ModuleType, names: Iterable[str], where: str) -> None:
+        """Of a module of the user's, what has one of `names`."""
+        self.feed("module", module.__name__, library_version(module.__name__.partition(".")[0]))
+        if is_library(module.__name__):
+            return
+        for name in names:
+            if name in vars(module) and (id(module), name) not in self._used:
+                self._used.add((id(module), name))
+                self.feed(name)
+                self._named(vars(module)[name], names, f"{where}.{name}")
 
     def _code(self, code: types.CodeType, where: str) -> None:
-        self.feed("code", code.co_code, code.co_names, code.co_varnames)
-        self._items("constants", code.co_consts, where)
+        self.feed("code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+        self.feed(len(code.co_consts))
+        for const in code.co_consts:
+            self._constant(const, where)
+
+    def _constant(self, value: Any, where: str) -> None:
+        """What stands in code, where a dot is hardly ever the folder of that name."""
+        if isinstance(value, str) and not value.strip("./"):
+            self.feed("str", value)
+        else:
+            self.value(value, where)
 
     def _class(self, kind: type, where: str) -> None:
         self.feed("class", kind.__module__, kind.__qualname__)
         if self._library(kind.__module__) or not kind.__flags__ & (1 << 9):
             return
-        for base in kind.__bases__:
+        for base in (*kind.__bases__, type(kind)):
             self.value(base, where)
         for name, member in sorted(vars(kind).items()):
-            member = _unwrapped(member)
+            member = unwrapped(member)
             own = not name.startswith("__") and name != "_abc_impl"
-            if own or isinstance(member, types.FunctionType):  # the rest comes and goes with use
-                self.feed(name)
+            if own or isinstance(member, types.FunctionType | functools.partialmethod):
+                self.feed(name)  # the rest comes and goes with use
                 self.value(member, f"{kind.__qualname__}.{name}")
 
     def _library(self, module: str | None) -> bool:
         """Whether it is known by its library's version, which then counts."""
-        root = (module or "").partition(".")[0]
-        version = "" if root == "__main__" else _version(root)
-        self.feed(module, version)
-        return bool(version) or root in sys.stdlib_module_names
+        self.feed(module, library_version((module or "").partition(".")[0]))
+        return is_library(module)
 
     def _object(self, value: Any, where: str) -> None:
         self.value(type(value), where)
@@ -187,12 +243,11 @@ class _Walk:
             self.feed(value.name)
             return
         own = getattr(value, "__dict__", None)
-        slots = [slot for cls in type(value).__mro__ for slot in _slots(cls)]
-        if (own is None and not slots) or isinstance(value, io.IOBase):
+        slots = [slot for cls in type(value).__mro__ for slot in slots_of(cls)]
+        content = self._content(value, where)
+        if not content and ((own is None and not slots) or isinstance(value, io.IOBase)):
             self._pickled(value, where)
             return
-        if isinstance(value, dict | list | tuple):
-            self._items("items", value.items() if isinstance(value, dict) else value, where)
         for name in sorted({*(own or ()), *slots}):
             if (id(value), name) in self._replaced:
                 self.feed(name)
@@ -200,6 +255,19 @@ class _Walk:
             elif hasattr(value, name):
                 self.feed(name)
                 self.value(getattr(value, name), f"{where}.{name}")
+
+    def _content(self, value: Any, where: str) -> bool:
+        """What an object of a builtin's subclass is beside its attributes; whether it is one."""
+        if isinstance(value, _ITEMS):
+            self._items("items", value.items() if isinstance(value, dict) else value, where)
+        elif isinstance(value, set | frozenset):
+            self._set(value, where)
+        else:
+            plain = next((kind for kind in _PLAIN if isinstance(value, kind)), None)
+            if plain is None:
+                return False
+            self.value(_PLAIN[plain](value), where)
+        return True
 
     def _pickled(self, value: Any, where: str) -> None:
         try:
@@ -215,45 +283,7 @@ def fingerprint_of_part(value: Any, where: str) -> str:
     return walk.digest.hexdigest()
 
 
-def _names(code: types.CodeType) -> list[str]:
-    """The global names that code refers to, in that of inner functions too."""
-    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
-    return sorted({*code.co_names, *inner})
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
-
-
-def _slots(kind: type) -> list[str]:
-    names = vars(kind).get("__slots__", ())
-    return [name for name in ([names] if isinstance(names, str) else names) if not name.startswith("__")]
-
-
-def _unwrapped(member: Any) -> Any:
-    """What a static method, a class method or a property stands for."""
-    if isinstance(member, staticmethod | classmethod):
-        return member.__func__
-    if isinstance(member, property):
-        return member.fget, member.fset
-    if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
-        return member.__name__
-    return member
-
-
-@functools.cache
-def _installed() -> tuple[str, ...]:
-    """The versions of these libraries; not of those that happen to be imported by now."""
-    found = []
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return tuple(found)
-
-
-@functools.cache
-def _version(library: str) -> str:
-    return str(getattr(sys.modules.get(library), "__version__", ""))
+def _is_table(value: Any) -> bool:
+    """Whether it is a table, a column or an index of pandas'."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame | pandas.Series | pandas.Index)
