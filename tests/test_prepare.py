@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,19 @@ class TestBadSamples:
         ]
         assert [ours.path(i) for i in (0, 3, -1)] == ["cats/001.png", "cats/005.png", "dogs/018.jpg"]
 
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        make_folder(tmp_path / "in", 2)
+        (tmp_path / "in" / "cats" / "gone.jpg").symlink_to("nowhere")
+        os.mkfifo(tmp_path / "in" / "dogs" / "pipe.png")
+        with pytest.raises(PrepareError, match=r"sample 2 \(cats/gone.jpg\): FileNotFoundError"):
+            prepare(tmp_path / "in", tmp_path / "out")
+        ours = prepare(tmp_path / "in", tmp_path / "out", on_error="skip")
+        assert len(ours) == 4
+        told = [(bad["path"], bad["message"].split(": ")[0]) for bad in ours.manifest.bad]
+        assert told[0] == ("cats/gone.jpg", "[Errno 2] No such file or directory")
+        assert told[1][0] == "dogs/pipe.png"
+        assert told[1][1].endswith("is a pipe, not a file")
+
     def test_a_limit(self, tmp_path: Path) -> None:
         make_folder(tmp_path / "in", 10, bad=(0, 4, 9))
         with pytest.raises(PrepareError, match=r"more samples .* max_errors=2 allows; the last: sample 9"):
@@ -337,6 +351,8 @@ class TestMistakes:
         with pytest.raises(PrepareError, match=r"full is not empty \(.x.tmp\)"):
             prepare(folder, tmp_path / "full")
         assert len(list((tmp_path / "full").iterdir())) == 2
+        with pytest.raises(PrepareError, match=r"mine.txt is a file: give a folder"):
+            prepare(folder, tmp_path / "full" / "mine.txt")
         with pytest.raises(PrepareError, match=r"can't write to .*mine.txt/out: Not a directory"):
             prepare(folder, tmp_path / "full" / "mine.txt" / "out")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 from functools import cache
 from typing import Any
 
@@ -38,6 +40,8 @@ def store_file(path: str, settings: Settings) -> EncodedImage | Pixels:
     Raises:
         OSError: if it can't be read or decoded (or what else Pillow raises of a file that is damaged).
     """
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        raise OSError(f"{path} is a pipe, not a file")  # to open it would wait for a writer
     with Image.open(path) as file:
         image = file.convert("RGB")
         as_it_is = settings.resize_short is None and settings.quality is None

@@ -82,7 +82,7 @@ def prepare(
         opened.told, settings.told(), versions_of("penstock", "pyarrow", "pillow", "torch") | codec_versions()
     )
     folder = Path(dest)
-    _check_apart(source, folder)
+    _check_folder(source, folder)
     try:
         with claim(folder, order) as finished:
             if not finished:
@@ -194,7 +194,9 @@ def _told(bad: Bad) -> str:
     return f"sample {bad['index']}{where}: {bad['type']}: {bad['message']}"
 
 
-def _check_apart(source: Any, folder: Path) -> None:
+def _check_folder(source: Any, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise PrepareError(f"{folder} is a file: give a folder")
     if isinstance(source, str | os.PathLike) and folder.resolve().is_relative_to(Path(source).resolve()):
         raise PrepareError(f"{folder} is in {source} itself: give a folder elsewhere")
 

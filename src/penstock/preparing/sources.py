@@ -57,8 +57,7 @@ class ImageFolder:
         if settings.until is not None:
             raise PrepareError("until is for the transform of a dataset, and this is a folder of images")
         self._root, self._settings = root, settings
-        beside = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+        beside, folders = _listed(root)
         found = [(label, path) for label, name in enumerate(folders) for path in _images_in(root, name)]
         if beside and found:
             raise PrepareError(
@@ -77,7 +76,7 @@ class ImageFolder:
             raise PrepareError(f"the class {folders[empty[0]]} has no images, in {root / folders[empty[0]]}")
         digest = hashlib.sha256()
         for path in self._paths:
-            digest.update(f"{path}\0{(root / path).stat().st_size}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{path}\0{_size_of(root / path)}\n".encode("utf-8", "surrogateescape"))
         self.told = {
             "kind": "a folder of images",
             "samples": len(self._paths),
@@ -177,12 +176,34 @@ def _named(module: str, name: str) -> Any:
     return found
 
 
+def _listed(root: Path) -> tuple[list[str], list[str]]:
+    """The names of the images and of the folders right in a folder.
+
+    Raises:
+        PrepareError: if it can't be read.
+    """
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError as error:
+        raise PrepareError(f"{root} can't be read: {error.strerror}") from error
+    images = [entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir()]
+    return images, [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
 def _images_in(root: Path, folder: str) -> Iterator[str]:
     """The paths below `root`, in torchvision's order."""
     for place, _, names in sorted(os.walk(root / folder, followlinks=True)):
         for name in sorted(names):
             if _is_image(name):
                 yield os.path.relpath(os.path.join(place, name), root)
+
+
+def _size_of(path: Path) -> int | None:
+    """None where there is no file to be read, which is told of when its sample is made."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _is_image(name: str) -> bool:
