@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -190,6 +191,17 @@ def test_a_segment_is_the_same_memory_in_another_process() -> None:
     code = f"import pickle, sys; pickle.loads({pickle.dumps(segment)!r}).bytes[5] = 77"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert segment.bytes[5] == 77
+
+
+def test_a_segment_that_cannot_be_had_closes_its_descriptor_once() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="no room for a cache") as raised:
+        Segment.create(1 << 60)
+    assert set(os.listdir("/proc/self/fd")) == before
+    again = os.open(os.devnull, os.O_RDONLY)  # likely under the same number
+    del raised
+    gc.collect()
+    os.close(again)
 
 
 def test_a_segment_that_is_gone_is_not_found() -> None:

@@ -30,9 +30,10 @@ class Segment:
     """
 
     def __init__(self, fd: int) -> None:
+        """Takes the descriptor; if that fails, it stays its caller's to close."""
+        mapped = mmap.mmap(fd, os.fstat(fd).st_size)
         self.fd = fd
         self._close = weakref.finalize(self, os.close, fd)
-        mapped = mmap.mmap(fd, os.fstat(fd).st_size)
         with contextlib.suppress(OSError):
             mapped.madvise(mmap.MADV_DONTDUMP)
         self.bytes: Bytes = np.frombuffer(mapped, np.uint8)
