@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,6 +348,20 @@ def test_a_full_disk_leaves_the_samples_unharmed(
     assert difference(cached[3], Squares()[3]) is None
     assert shards(tmp_path) == []
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_folder_that_is_removed_leaves_the_samples_unharmed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached = penstock.cache(Squares(20), disk=tmp_path / "cache")
+    for index in range(10):
+        cached[index]
+    cached.flush()
+    shutil.rmtree(tmp_path / "cache")
+    for index in range(20):
+        assert difference(cached[index], Squares(20)[index]) is None
+    cached.flush()
+    assert "nothing more is cached" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:

@@ -156,7 +156,10 @@ class DiskStore:
 
     def _look(self) -> None:
         """Find what has been written since."""
-        changed = self.folder.stat().st_mtime_ns
+        try:
+            changed = self.folder.stat().st_mtime_ns
+        except OSError:  # removed meanwhile, or out of reach: the samples are made
+            return
         if changed == self._seen:
             return
         self._seen = changed
@@ -167,11 +170,12 @@ class DiskStore:
     def _open(self, path: Path) -> None:
         try:
             shard = Shard(path, verify=not self._is_verified(path))
-        except FileNotFoundError:
-            return
         except DamagedShardError as error:
             _log.warning("%s Its samples are made again.", str(error))
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return
+        except OSError:  # removed by another process, or out of reach
             return
         self._note_verified(path)
         self._files[path.name] = shard
@@ -181,7 +185,8 @@ class DiskStore:
     def _remove(self, name: str) -> None:
         self._files.pop(name)
         self._where = {index: place for index, place in self._where.items() if place[0] != name}
-        (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink()
 
     def _is_verified(self, path: Path) -> bool:
         """Whether some process that shares our memory has verified this very file."""
