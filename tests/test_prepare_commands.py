@@ -16,7 +16,8 @@ from PIL import Image
 
 import penstock
 from penstock.cli import main
-from tests.preparing import files_of, make_folder
+from penstock.preparing import PreparedDataset
+from tests.preparing import files_of, make_folder, photo
 
 
 def run(*line: str | Path) -> Result:
@@ -181,6 +182,18 @@ class TestInspect:
         assert page.count('<img src="data:image/png;base64,') == 11
         assert "<figcaption>10: dogs</figcaption>" in page
         assert "out: 11 of 11 samples" in page
+
+    def test_a_sheet_of_oddly_named_classes(self, tmp_path: Path) -> None:
+        for name in (b"two\nlines", b"no text \xff", "学".encode()):
+            folder = tmp_path / "in" / os.fsdecode(name)
+            folder.mkdir(parents=True)
+            photo(0).save(folder / "0.png")
+            (folder / os.fsdecode(b"\xfe.png")).touch()
+        line = ["prepare", tmp_path / "in", tmp_path / "out", "--workers", "0", "--on-error", "skip"]
+        assert run(*line).exit_code == 0
+        assert PreparedDataset(tmp_path / "out").classes == ["no text \\xff", "two\nlines", "学"]
+        for name in ("sheet.png", "sheet.html"):
+            assert run("inspect", tmp_path / "out", "--sheet", tmp_path / name).exit_code == 0
 
     @pytest.mark.parametrize(
         ("line", "words"),

@@ -149,7 +149,8 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, data: dict[str, Any]) -> None:
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    written = text.encode("utf-8", "backslashreplace")  # what is no text in a file's name: as JSON escapes it
+    write_atomically(path, lambda file: file.write(written))
 
 
 def _entries(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -195,10 +195,10 @@ def _told(bad: Bad) -> str:
 
 
 def _check_folder(source: Any, folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise PrepareError(f"{folder} is a file: give a folder")
     if isinstance(source, str | os.PathLike) and folder.resolve().is_relative_to(Path(source).resolve()):
         raise PrepareError(f"{folder} is in {source} itself: give a folder elsewhere")
+    if folder.exists() and not folder.is_dir():
+        raise PrepareError(f"{folder} is a file: give a folder")
 
 
 def _disk_trouble(folder: Path, error: OSError) -> str:

@@ -96,7 +96,7 @@ def _draw(thumbnails: list[tuple[Image.Image, str]]) -> Image.Image:
 
 def _fitting(pen: ImageDraw.ImageDraw, text: str) -> str:
     """As much of a text as fits below an image, in letters that the built-in font has."""
-    plain = text.encode("latin-1", "replace").decode("latin-1")
+    plain = " ".join(text.encode("latin-1", "replace").decode("latin-1").split())
     while pen.textlength(plain) > SIDE:
         plain = plain[:-1]
     return plain

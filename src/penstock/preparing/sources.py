@@ -68,9 +68,9 @@ class ImageFolder:
             known = ", ".join(sorted(extensions()))
             raise PrepareError(f"there are no images in {root}: no file's name ends in one of {known}")
         self._paths = beside or [path for _, path in found]
-        self.paths: list[str] | None = self._paths
+        self.paths: list[str] | None = [_readable(path) for path in self._paths]
         self._labels = None if beside else [label for label, _ in found]
-        self.classes = None if beside else folders
+        self.classes = None if beside else [_readable(name) for name in folders]
         empty = sorted(set(range(len(folders))) - set(self._labels or range(len(folders))))
         if empty:
             raise PrepareError(f"the class {folders[empty[0]]} has no images, in {root / folders[empty[0]]}")
@@ -111,7 +111,7 @@ class OfDataset:
         self._cut = found.cut
         classes = getattr(dataset, "classes", ())
         named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
-        self.classes = list(classes) or None if named else None
+        self.classes = [_readable(name) for name in classes] or None if named else None
         self.paths = _paths_of(dataset)
         self.told = {
             "kind": _kind(dataset),
@@ -132,9 +132,7 @@ class OfDataset:
         if self._settings.resize_short and not any(isinstance(leaf, Image.Image) for leaf in leaves):
             raise ValueError("there is no image of Pillow's in this sample to resize")
         stored = unflatten(structure, map(self._stored, leaves))
-        return (
-            {SAMPLE: stored} if self.paths is None else {SAMPLE: stored, PATH: _readable(self.paths[index])}
-        )
+        return {SAMPLE: stored} if self.paths is None else {SAMPLE: stored, PATH: self.paths[index]}
 
     def _stored(self, leaf: Any) -> Any:
         return store_image(leaf, self._settings) if isinstance(leaf, Image.Image) else leaf
@@ -216,7 +214,8 @@ def _paths_of(dataset: Any) -> list[str] | None:
         return None
     root = getattr(dataset, "root", None)
     start = os.path.join(os.fspath(root), "") if isinstance(root, str | os.PathLike) else ""
-    return [(path_of(dataset, index) or "").removeprefix(start) for index in range(len(dataset))]
+    paths = (path_of(dataset, index) or "" for index in range(len(dataset)))
+    return [_readable(path.removeprefix(start)) for path in paths]
 
 
 def _readable(path: str) -> str:
