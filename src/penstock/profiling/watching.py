@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 from penstock.profiling.data import Level, Loop, Span
 from penstock.profiling.recorder import CeilingRecorder, LoopRecorder
@@ -207,16 +208,41 @@ def close_iterator(loader: Any, iterator: Any) -> None:
 
 
 def samples_in(batch: Any, loader: Any) -> int:
-    """How many samples a batch holds: its first tensor's length, unless batches are the dataset's own."""
+    """How many samples a batch holds: one, if batches are the dataset's own.
+
+    After torch's collation it is the first tensor's length. What another function made of them may have any
+    shape: only a length that a full batch has, or the epoch's last one, is believed.
+    """
     if not getattr(loader, "_auto_collation", True):
         return 1
+    lengths = list(_lengths(batch))
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if not isinstance(size, int):
+        return lengths[-1] if lengths else 1
+    if lengths and loader.collate_fn is default_collate:
+        return lengths[-1]
+    return next((known for known in (size, _last_size(loader, size)) if known in lengths), size)
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    """Of all that is on the way down to the first tensor."""
     if isinstance(batch, torch.Tensor):
-        return int(batch.shape[0]) if batch.dim() else 1
+        yield int(batch.shape[0]) if batch.dim() else 1
+        return
+    if isinstance(batch, list | tuple):
+        yield len(batch)
     inner = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
     for each in inner:
         if isinstance(each, torch.Tensor | list | tuple | dict):
-            return samples_in(each, loader)
-    return int(getattr(loader, "batch_size", None) or 1)
+            yield from _lengths(each)
+            return
+
+
+def _last_size(loader: Any, size: int) -> int | None:
+    try:
+        return len(loader.sampler) % size or None
+    except TypeError:
+        return None
 
 
 def _copied(batch: Any) -> Any:
