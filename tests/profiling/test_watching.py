@@ -29,7 +29,7 @@ def counted(loader: Any) -> list[int]:
         lambda samples: tuple(zip(*samples, strict=True)),
         lambda samples: [torch.cat([image.flatten() for image, _ in samples]), len(samples)],
         lambda samples: {"images": torch.stack([image for image, _ in samples])},
-        lambda samples: "opaque",
+        str,
     ],
     ids=["torch's", "a list", "zipped", "joined", "a dict", "opaque"],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,13 +55,18 @@ class Watch:
     def __init__(
         self, loader: Any, limits: Limits, settle: int, ceiling: bool, tick: Callable[[Watch], None]
     ) -> None:
-        self.loader, self.limits = loader, limits
+        self.limits = limits
         self.recorder, self.ceiling = LoopRecorder(settle), CeilingRecorder()
         self._spans: list[tuple[str, str, float, float]] = []
         self.levels: list[Level] = []
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
-        self._tick, self._stats = tick, getattr(loader, "stats", None)
-        self._phase = _Phase.LOOP
+        self._tick, self._phase = tick, _Phase.LOOP
+        self._epoch: weakref.ref[Watched] | None = None
+        self.follow(loader)
+
+    def follow(self, loader: Any) -> None:
+        """The epochs from now on are over this loader."""
+        self.loader, self._stats = loader, getattr(loader, "stats", None)
 
     @property
     def over(self) -> bool:
@@ -74,7 +80,15 @@ class Watch:
         """Begin an epoch; `begin` makes the loader's own iterator. `done` is called at the end of each, and
         once when all was seen; what it raises ends the loop."""
         self.recorder.begin()
-        return Watched(self, begin(), done)
+        watched = Watched(self, begin(), done)
+        self._epoch = weakref.ref(watched)
+        return watched
+
+    @property
+    def iterating(self) -> bool:
+        """Whether an epoch was begun and neither ended nor given up."""
+        watched = None if self._epoch is None else self._epoch()
+        return watched is not None and not watched.ended
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -132,6 +146,7 @@ class Watched:
         self._inner: Any = inner
         self._kept: Any = None
         self._got: float | None = None
+        self.ended = False
 
     def __iter__(self) -> Watched:
         return self
@@ -155,6 +170,7 @@ class Watched:
             batch = next(self._inner)
         except StopIteration:
             watch.recorder.end()
+            self.ended = True
             self._done(watch)
             raise
         finally:
