@@ -43,7 +43,8 @@ def _same_leaves(a: Any, b: Any) -> bool:
 
 def _bits(tensor: torch.Tensor) -> bytes:
     plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
-    return plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    dense = plain.clone(memory_format=torch.contiguous_format)  # `contiguous` leaves one number its stride
+    return dense.view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _rest_same(a: torch.Tensor, b: torch.Tensor) -> bool:
