@@ -84,8 +84,9 @@ def tune(
 
     Raises:
         TypeError: if `loader` is no penstock.DataLoader.
-        ValueError: if the loader gives no batch; if `batches` or `seconds` isn't positive; or if what it gives
-            depends on the number of workers (iterable datasets, ``seeding="worker"``) and `workers` isn't given.
+        ValueError: if the loader gives no batch; if `batches`, `seconds` or `workers` can't be; or if what it
+            gives depends on the number of workers (iterable datasets, ``seeding="worker"``) and `workers`
+            isn't given.
     """
     if not isinstance(loader, DataLoader):
         raise TypeError(
