@@ -84,23 +84,34 @@ def tune(
 
     Raises:
         TypeError: if `loader` is no penstock.DataLoader.
-        ValueError: if the loader gives no batch; or if what it gives depends on the number of workers
-            (iterable datasets, ``seeding="worker"``) and `workers` isn't given.
+        ValueError: if the loader gives no batch; if `batches`, `seconds` or `workers` can't be; or if what it
+            gives depends on the number of workers (iterable datasets, ``seeding="worker"``) and `workers`
+            isn't given.
     """
     if not isinstance(loader, DataLoader):
         raise TypeError(
             f"tune() takes a penstock.DataLoader, not {type(loader).__name__}: "
             "penstock.upgrade(loader) makes one of torch's"
         )
+    if batches < 1 or seconds <= 0:
+        raise ValueError(f"at least 1 batch and some seconds are needed, got {batches=} and {seconds=}")
     bench = _Bench(loader, step or (lambda _: None), batches, seconds, progress or (lambda _: None))
     if workers is not None:
-        for number in workers:
+        for number in _numbers(workers):
             bench.cycle(number)
     elif isinstance(loader.dataset, IterableDataset) or loader._seeding == "worker":
         raise ValueError("what it gives depends on the number of workers: name those to try by workers=")
     else:
         _search(bench, most=DataLoader(loader.dataset, num_workers="auto").num_workers)
     return bench.settings()
+
+
+def _numbers(workers: Iterable[int]) -> list[int]:
+    numbers = list(workers)
+    for number in numbers:
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"workers= takes numbers of workers, 0 or more, but got {number!r}")
+    return numbers
 
 
 def _search(bench: _Bench, most: int) -> None:

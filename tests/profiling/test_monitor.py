@@ -43,6 +43,11 @@ def test_every_has_to_be_a_number_of_batches() -> None:
         monitor(penstock.DataLoader(DATA), print, every=0)
 
 
+def test_it_takes_our_loaders_only() -> None:
+    with pytest.raises(TypeError, match=r"takes a penstock.DataLoader.*penstock\.upgrade"):
+        monitor(torch.utils.data.DataLoader(DATA), print)  # type: ignore[arg-type]
+
+
 def test_tensorboard_gets_one_step_for_each_reading() -> None:
     written: list[tuple[str, float, int]] = []
 

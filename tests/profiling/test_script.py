@@ -120,6 +120,60 @@ def test_a_script_that_imports_torch_in_vain(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_dataset_made_anew_for_each_epoch_is_one_loop(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import torch
+        from torch.utils.data import DataLoader, TensorDataset
+        for epoch in range(1000):
+            print("epoch", epoch)
+            for batch in DataLoader(TensorDataset(torch.arange(40)), batch_size=4):
+                pass
+        print("never")
+        """,
+    )
+    ran = Ran("--batches", "25", "--seconds", "1", "--json", "report.json", "train.py", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    assert "never" not in ran.out
+    assert "train.py:6 (2)" not in ran.out
+    assert Report.load(tmp_path / "report.json").data.loop.epochs > 1
+
+
+@pytest.mark.slow
+def test_loops_of_one_line_are_told_apart_and_the_right_one_is_checked(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import time, torch
+        from torch.utils.data import DataLoader, Dataset
+
+        class Slow(Dataset):
+            def __init__(self, size, seconds): self.size, self.seconds = size, seconds
+            def __len__(self): return self.size
+            def __getitem__(self, index):
+                time.sleep(self.seconds)
+                return torch.zeros(4)
+
+        def run(loader):
+            for batch in loader: pass
+
+        valid = DataLoader(Slow(200, 0.001), batch_size=4)
+        train = DataLoader(Slow(100, 0.01), batch_size=4)
+        run(valid)
+        run(train)
+        """,
+    )
+    ran = Ran("--seconds", "2", "--check", "--json", "report.json", "train.py", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    report = Report.load(tmp_path / "report.json")
+    assert report.data.setting.where == "train.py:13 (2)"
+    assert report.checked is not None
+    assert report.checked.samples_per_s > 2 * report.samples_per_s
+    assert "will create" not in ran.errors, "more workers than cores, on purpose"
+
+
+@pytest.mark.slow
 def test_a_loop_too_short_to_tell_of(tmp_path: Path) -> None:
     write(
         tmp_path,

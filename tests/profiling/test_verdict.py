@@ -178,3 +178,12 @@ def test_a_cache_is_cut_at_a_step_where_all_of_it_would_be_too_large() -> None:
     parts = tuple(replace(part, nbytes=sizes[part.name]) for part in m.samples.parts)
     m = replace(m, samples=replace(m.samples, parts=parts))
     assert "penstock.cache(dataset, until='Pad')" in settings_of(m)
+
+
+@pytest.mark.parametrize(
+    ("each", "said"), [(1, "1 sample "), (23 / 3, "7.7 samples"), (16384, "16,384 samples")]
+)
+def test_the_size_of_a_batch_is_told_as_people_say_it(each: float, said: str) -> None:
+    m = measured()
+    m = replace(m, loop=replace(m.loop, batches=30, samples=round(30 * each)))
+    assert f"30 batches of {said}" in judge(m).evidence[0]

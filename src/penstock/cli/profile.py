@@ -100,7 +100,7 @@ def _tell(status: int, found: bool, failed: bool, ended_early: bool, short: tupl
         what = "this is what was seen until then" if found else "there was no loop to be seen until then"
         lines.append(f"the script failed: {what}.")
     elif not found and not short:
-        lines.append("the script's own process has no loop over a DataLoader, so there is nothing to tell.")
+        lines.append("the script's main thread has no loop over a DataLoader, so there is nothing to tell.")
     for line in lines:
         click.echo(f"penstock: {line}", err=True)
 

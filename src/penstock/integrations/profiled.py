@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,10 +67,35 @@ def begin() -> None:
 class _Site:
     """One loop over one dataset's loader."""
 
+    line: str
     watch: Watch
     setting: Setting
     loader: Any
+    dataset: Any
+    likeness: tuple[Any, ...]
+    """What a loader over a dataset that is made anew for each epoch has in common with the last one's."""
     details: Details | None = None
+
+    def has(self, loader: Any) -> bool:
+        """Whether it is over the same dataset, perhaps in a cache that `_change` put around it."""
+        return loader.dataset is self.dataset or loader.dataset is self.loader.dataset
+
+    def resembles(self, loader: Any) -> bool:
+        """Whether it is over a dataset that may have been made anew in the place of the last one."""
+        return not self.watch.iterating and None not in self.likeness and _likeness(loader) == self.likeness
+
+    def follow(self, loader: Any, dataset: Any) -> None:
+        """It goes on with this loader."""
+        if loader is not self.loader:
+            self.loader, self.dataset = loader, dataset
+            self.watch.follow(loader)
+
+
+def _likeness(loader: Any) -> tuple[Any, ...]:
+    """All but what `_change` may change; a None in it keeps loops apart."""
+    from penstock.profiling.measure import length
+
+    return type(loader.dataset), length(loader.dataset), type(loader.sampler), loader.batch_size or 0
 
 
 class _Session:
@@ -77,8 +103,7 @@ class _Session:
 
     def __init__(self, options: Options) -> None:
         self._options, self._process = options, os.getpid()
-        self._sites: dict[tuple[str, int], _Site] = {}
-        self._original: dict[int, int] = {}
+        self._sites: dict[str, _Site] = {}
         self._live: Live | None = None
         self._ours = False
 
@@ -110,18 +135,24 @@ class _Session:
         from penstock.profiling.watching import Limits
 
         frame = user_frame(sys._getframe(2))
-        where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-        key = where, self._original.get(id(loader.dataset), id(loader.dataset))
-        site = self._sites.get(key)
+        line = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        here = [site for site in self._sites.values() if site.line == line]
+        known = [site for site in here if site.has(loader)] or [
+            site for site in here if site.resembles(loader)
+        ]
+        site = known[0] if known else None
+        where = site.setting.where if site else f"{line} ({len(here) + 1})" if here else line
+        dataset, likeness = loader.dataset, _likeness(loader)
         if self._options.where == where and (site is None or site.loader is not loader):
             self._change(loader)
         if site is None:
             assert self._live is not None
             limits = Limits(self._options.batches, self._options.seconds)
             watch = watch_of(loader, limits, True, self._live.tick)
-            site = self._sites[key] = _Site(watch, setting_of(loader, where), loader)
+            site = _Site(line, watch, setting_of(loader, where), loader, dataset, likeness)
+            self._sites[where] = site
             self._live.__enter__()
-        site.loader = loader
+        site.follow(loader, dataset)
         if site.watch.over:
             raise EnoughSeen
         return site.watch.iterate(lambda: original(loader), functools.partial(self._end_of_epoch, site))
@@ -129,13 +160,15 @@ class _Session:
     def _change(self, loader: Any) -> None:
         from penstock.profiling.apply import apply_here
 
-        dataset = id(loader.dataset)
         self._ours = True
         try:
-            apply_here(loader, self._options.changes)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "This DataLoader will create"
+                )  # more than cores, on purpose
+                apply_here(loader, self._options.changes)
         finally:
             self._ours = False
-        self._original[id(loader.dataset)] = dataset
 
     def _end_of_epoch(self, site: _Site, watch: Watch) -> None:
         """Measure the rest while what the loader reads is still there; then end the script if it is time."""

@@ -60,14 +60,15 @@ def setting_of(loader: Any, where: str = "", has_step: bool = True) -> Setting:
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
         iterable=iterable,
-        epoch_batches=_length(loader),
-        dataset_size=None if iterable else _length(dataset),
+        epoch_batches=length(loader),
+        dataset_size=None if iterable else length(dataset),
         has_step=has_step,
         where=where,
     )
 
 
-def _length(thing: Any) -> int | None:
+def length(thing: Any) -> int | None:
+    """How long a loader or a dataset is, if it can tell."""
     try:
         return len(thing)
     except (TypeError, NotImplementedError):

@@ -36,8 +36,14 @@ def monitor(
     The callback runs in the loop's own thread, between two batches; what it raises ends the epoch.
 
     Raises:
+        TypeError: if `loader` is no penstock.DataLoader.
         ValueError: if `every` is less than 1.
     """
+    if not isinstance(loader, DataLoader):
+        raise TypeError(
+            f"monitor() takes a penstock.DataLoader, not {type(loader).__name__}: "
+            "penstock.upgrade(loader) makes one of torch's"
+        )
     if every < 1:
         raise ValueError(f"every should be 1 or more, got {every}")
     return _epoch(loader, callback, every, clock)

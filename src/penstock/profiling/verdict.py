@@ -176,9 +176,9 @@ def _promise(m: Measurement, advice: Advice) -> str:
 
 
 def _evidence(m: Measurement) -> Iterator[str]:
-    loop = m.loop
+    loop, batch = m.loop, figures.batch_size(m)
     yield (
-        f"{count(loop.batches, 'batch')} of {figures.batch_size(m):.4g} samples with "
+        f"{count(loop.batches, 'batch')} of {rate(batch)} sample{'' if batch == 1 else 's'} with "
         f"num_workers={m.setting.num_workers}: {duration(figures.mean(loop.waits))} of waiting and "
         f"{duration(figures.mean(loop.steps))} of the loop's own for each"
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import enum
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 from penstock.profiling.data import Level, Loop, Span
 from penstock.profiling.recorder import CeilingRecorder, LoopRecorder
@@ -53,13 +55,18 @@ class Watch:
     def __init__(
         self, loader: Any, limits: Limits, settle: int, ceiling: bool, tick: Callable[[Watch], None]
     ) -> None:
-        self.loader, self.limits = loader, limits
+        self.limits = limits
         self.recorder, self.ceiling = LoopRecorder(settle), CeilingRecorder()
         self._spans: list[tuple[str, str, float, float]] = []
         self.levels: list[Level] = []
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
-        self._tick, self._stats = tick, getattr(loader, "stats", None)
-        self._phase = _Phase.LOOP
+        self._tick, self._phase = tick, _Phase.LOOP
+        self._epoch: weakref.ref[Watched] | None = None
+        self.follow(loader)
+
+    def follow(self, loader: Any) -> None:
+        """The epochs from now on are over this loader."""
+        self.loader, self._stats = loader, getattr(loader, "stats", None)
 
     @property
     def over(self) -> bool:
@@ -73,7 +80,15 @@ class Watch:
         """Begin an epoch; `begin` makes the loader's own iterator. `done` is called at the end of each, and
         once when all was seen; what it raises ends the loop."""
         self.recorder.begin()
-        return Watched(self, begin(), done)
+        watched = Watched(self, begin(), done)
+        self._epoch = weakref.ref(watched)
+        return watched
+
+    @property
+    def iterating(self) -> bool:
+        """Whether an epoch was begun and neither ended nor given up."""
+        watched = None if self._epoch is None else self._epoch()
+        return watched is not None and not watched.ended
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -131,6 +146,7 @@ class Watched:
         self._inner: Any = inner
         self._kept: Any = None
         self._got: float | None = None
+        self.ended = False
 
     def __iter__(self) -> Watched:
         return self
@@ -154,6 +170,7 @@ class Watched:
             batch = next(self._inner)
         except StopIteration:
             watch.recorder.end()
+            self.ended = True
             self._done(watch)
             raise
         finally:
@@ -207,16 +224,41 @@ def close_iterator(loader: Any, iterator: Any) -> None:
 
 
 def samples_in(batch: Any, loader: Any) -> int:
-    """How many samples a batch holds: its first tensor's length, unless batches are the dataset's own."""
+    """How many samples a batch holds: one, if batches are the dataset's own.
+
+    After torch's collation it is the first tensor's length. What another function made of them may have any
+    shape: only a length that a full batch has, or the epoch's last one, is believed.
+    """
     if not getattr(loader, "_auto_collation", True):
         return 1
+    lengths = list(_lengths(batch))
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if not isinstance(size, int):
+        return lengths[-1] if lengths else 1
+    if lengths and loader.collate_fn is default_collate:
+        return lengths[-1]
+    return next((known for known in (size, _last_size(loader, size)) if known in lengths), size)
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    """Of all that is on the way down to the first tensor."""
     if isinstance(batch, torch.Tensor):
-        return int(batch.shape[0]) if batch.dim() else 1
+        yield int(batch.shape[0]) if batch.dim() else 1
+        return
+    if isinstance(batch, list | tuple):
+        yield len(batch)
     inner = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
     for each in inner:
         if isinstance(each, torch.Tensor | list | tuple | dict):
-            return samples_in(each, loader)
-    return int(getattr(loader, "batch_size", None) or 1)
+            yield from _lengths(each)
+            return
+
+
+def _last_size(loader: Any, size: int) -> int | None:
+    try:
+        return len(loader.sampler) % size or None
+    except TypeError:
+        return None
 
 
 def _copied(batch: Any) -> Any:
