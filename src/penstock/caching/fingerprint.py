@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from penstock.collate.dense import bytes_of
 from penstock.errors import NotFingerprintableError
 from penstock.seeding import generator_of
 
@@ -122,8 +123,8 @@ class _Walk:
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             self.feed("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
         elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_quantized:
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            self.feed("tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())
+            flat = bytes_of(value.detach().cpu().contiguous())
+            self.feed("tensor", value.dtype, tuple(value.shape), flat.numpy().tobytes())
         else:
             self._pickled(value, where)
 
