@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -74,6 +75,22 @@ class TinyTensors(Dataset[list[Tensor]]):
     def __getitem__(self, index: int) -> list[Tensor]:
         """One sample, made when asked for."""
         return [torch.full((4,), float(index + place)) for place in range(TENSORS)]
+
+
+class Rows(Dataset[Tensor]):
+    """Rows of one array, of SIDE * SIDE floats each."""
+
+    def __init__(self, nbytes: int) -> None:
+        """Take so many bytes."""
+        self.rows = np.ones((nbytes // (4 * SIDE * SIDE), SIDE * SIDE), np.float32)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One row, copied."""
+        return torch.tensor(self.rows[index])
 
 
 class PathList(Dataset[int]):

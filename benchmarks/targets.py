@@ -55,7 +55,7 @@ def pair_targets(rows: Sequence[Summary], goal: float) -> list[Target]:
     ]
 
 
-def first_batch_targets(rows: Sequence[Summary]) -> list[Target]:
+def first_batch_targets(rows: Sequence[Summary], at_most: float = 1.0) -> list[Target]:
     """Time to first batch against torch's, for each number of workers that both have.
 
     Without workers, where both do the same in the same process, the ratio is only shown.
@@ -67,7 +67,7 @@ def first_batch_targets(rows: Sequence[Summary]) -> list[Target]:
             paired(
                 row(rows, "penstock", workers), row(rows, "torch", workers), lambda run: run.first_batch
             ).median,
-            at_most=1.0 if workers else None,
+            at_most=at_most if workers else None,
         )
         for workers in sorted(counts["torch"] & counts["penstock"])
     ]

@@ -9,14 +9,15 @@ from typing import Any
 
 from benchmarks.bare import bare
 from benchmarks.cached import cut_targets, image_contenders, memory_contenders, memory_targets
-from benchmarks.datasets import ByteImages, FloatImages, TinyTensors
+from benchmarks.datasets import ByteImages, FloatImages, Rows, TinyTensors
 from benchmarks.prepared import prepare_contenders, prepare_targets, raw_contenders, raw_targets
-from benchmarks.targets import Target, image_targets, pair_targets
+from benchmarks.targets import Target, first_batch_targets, image_targets, pair_targets
 from penstock.demo.cases import LOADERS, CachedDataset, SimpleDataset
 from penstock.demo.images import Recipe, make_images
 from penstock.demo.measure import Contender, Summary, contender
 
 IMAGES = Recipe(count=256, spread=0, png_every=0, truncated=0, empty=0)  # 500x375 JPEG
+LARGE = 128 << 20  # bytes
 CACHED_SAMPLES = 10_000  # as in the article
 CACHED_IMAGES = 1024  # 580 MB, decoded
 
@@ -102,6 +103,13 @@ def _pair_case(name: str, goal: float, scale: Scale, folder: Path) -> Case:
     return Case(name, title, contenders, lambda rows: pair_targets(rows, goal))
 
 
+def start_case(scale: Scale, folder: Path) -> Case:  # noqa: ARG001
+    """Eight workers that are started afresh, over a large array: the first batch is what counts."""
+    options = {"dataset": Rows(LARGE), "batch_size": 32, "multiprocessing_context": "spawn"}
+    contenders = [_contender(loader, 8, options) for loader in LOADERS]
+    return Case("start", "128 MB, spawn", contenders, lambda rows: first_batch_targets(rows, at_most=1 / 3))
+
+
 def prepare_case(scale: Scale, folder: Path) -> Case:
     """The work done once: decode, resize and encode, to disk."""
     _images(folder, 1)
@@ -141,6 +149,7 @@ CASES: dict[str, Callable[[Scale, Path], Case]] = {
     "uint8": partial(_image_case, "uint8", 1.2),
     "tiny": partial(_pair_case, "tiny", 8.0),
     "cheap": partial(_pair_case, "cheap", 3.0),
+    "start": start_case,
     "cached": cached_case,
     "cached-simple": cached_simple_case,
     "cached-images": cached_images_case,

@@ -117,5 +117,6 @@ def _of_quantized(a: Any, b: Any, where: str) -> str | None:
 
 
 def _bits(tensor: torch.Tensor) -> bytes:
-    flat = tensor.detach().resolve_conj().resolve_neg().as_subclass(torch.Tensor).contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    plain = tensor.detach().resolve_conj().resolve_neg().as_subclass(torch.Tensor)
+    dense = plain.clone(memory_format=torch.contiguous_format)  # `contiguous` leaves one number its stride
+    return dense.view(-1).view(torch.uint8).numpy().tobytes()

@@ -108,6 +108,16 @@ def test_random_steps_stay_random(workers: int) -> None:
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(epochs[1], 2))
 
 
+def test_a_loader_tells_what_the_cache_in_its_dataset_did() -> None:
+    dataset = penstock.cache(Squares(20))
+    loader = penstock.DataLoader(Subset(dataset, range(10)), batch_size=5)
+    for _ in range(2):
+        list(loader)
+    assert loader.stats().cache == dataset.stats()
+    assert (dataset.stats().misses, dataset.stats().hits) == (10, 10)
+    assert penstock.DataLoader(Squares(20)).stats().cache is None
+
+
 def test_generators_that_a_dataset_keeps_are_seeded_alike() -> None:
     class Keeps(Pictures):
         def __init__(self) -> None:

@@ -25,11 +25,11 @@ from penstock.errors import (
     WorkerDiedError,
     WorkerError,
 )
-from penstock.stats import Decision, Stats, WorkerStats
+from penstock.stats import CacheStats, Decision, Stats, WorkerStats
 
 if TYPE_CHECKING:
     from penstock.bad import BadSample
-    from penstock.caching import CachedDataset, CacheStats, cache
+    from penstock.caching import CachedDataset, cache
     from penstock.distributed import DistributedIterableDataset, DistributedSampler
     from penstock.integrations.upgrade import upgrade
     from penstock.loader import DataLoader
@@ -80,7 +80,6 @@ __all__ = [
 
 _NEED_TORCH = {
     "BadSample": "penstock.bad",
-    "CacheStats": "penstock.caching",
     "CachedDataset": "penstock.caching",
     "DataLoader": "penstock.loader",
     "DistributedIterableDataset": "penstock.distributed",

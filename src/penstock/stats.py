@@ -54,6 +54,30 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a cache did up to now, in all processes that share it; times in seconds, sizes in bytes."""
+
+    samples: int = 0
+    """Samples of the dataset."""
+    stored: int = 0
+    """Of these, in memory."""
+    stored_bytes: int = 0
+    """What they take."""
+    budget: int = 0
+    """What they may take."""
+    left_out: int = 0
+    """Samples that were made and not stored, as there was no room for them or they can't be pickled."""
+    hits: int = 0
+    """Samples that were found in the cache."""
+    misses: int = 0
+    """Samples that had to be made."""
+    saved_s: float = 0.0
+    """The time that making the found ones took when they were made, all processes together."""
+    on_disk: int = 0
+    """Samples that are on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """One epoch of a loader up to now; times in seconds, sizes in bytes."""
 
@@ -81,6 +105,8 @@ class Stats:
     """By the worker's number; 0 is the calling process when ``num_workers=0``."""
     decisions: tuple[Decision, ...] = ()
     """What ``num_workers="auto"`` decided, in this epoch and those before it; the last one holds."""
+    cache: CacheStats | None = None
+    """What the dataset's `penstock.cache` did since it was made, for all who read it; None if it has none."""
 
 
 @dataclass(slots=True)

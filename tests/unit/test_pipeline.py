@@ -443,6 +443,7 @@ def test_monai() -> None:
     ("make", "other"),
     [
         (lambda: torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0])),
+        (lambda: torch.arange(10)[::10], torch.arange(1, 11)[::10]),
         (lambda: np.arange(3), np.arange(3.0)),
         (lambda: {"a": [1, "x"], "b": (2.5, None)}, {"a": [1, "x"], "b": (2.5, 0)}),
         (lambda: tv_tensors.Image(torch.ones(1, 2, 2)), torch.ones(1, 2, 2)),

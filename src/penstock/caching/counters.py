@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,6 @@ WORDS = 8
 """64-bit words of each, a cache line: its pid, then `_HITS` and so on."""
 NBYTES = PROCESSES * WORDS * 8
 _HITS, _MISSES, _SAVED_NS = 1, 2, 3
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """What a cache did up to now, in all processes that share it; times in seconds, sizes in bytes."""
-
-    samples: int = 0
-    """Samples of the dataset."""
-    stored: int = 0
-    """Of these, in memory."""
-    stored_bytes: int = 0
-    """What they take."""
-    budget: int = 0
-    """What they may take."""
-    left_out: int = 0
-    """Samples that were made and not stored, as there was no room for them or they can't be pickled."""
-    hits: int = 0
-    """Samples that were found in the cache."""
-    misses: int = 0
-    """Samples that had to be made."""
-    saved_s: float = 0.0
-    """The time that making the found ones took when they were made, all processes together."""
-    on_disk: int = 0
-    """Samples that are on the disk."""
 
 
 class Counters:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import Dataset, IterableDataset
 
 from penstock.caching.budget import Memory, bytes_of
-from penstock.caching.counters import CacheStats
 from penstock.caching.fingerprint import fingerprint
 from penstock.caching.memory import MemoryStore
 from penstock.caching.ranks import is_one_of_several, shared_store
@@ -24,6 +23,7 @@ from penstock.caching.rows import RowFormat, format_of
 from penstock.collate import Irregular, ReadyRows, Spec
 from penstock.errors import NotFingerprintableError, human_bytes
 from penstock.pipeline import Marks, Study, Until, study
+from penstock.stats import CacheStats
 
 if TYPE_CHECKING:
     from penstock.caching.disk import DiskStore

@@ -24,13 +24,14 @@ import torch
 from penstock.arena import PAGE
 from penstock.caching import counters
 from penstock.caching.budget import BUCKETS, admits, bucket_of
-from penstock.caching.counters import CacheStats, Counters
+from penstock.caching.counters import Counters
 from penstock.caching.packing import NotPackable, pack, size_of, unpack
 from penstock.caching.rows import RowFormat, RowTable
 from penstock.caching.segment import Segment, fence
 from penstock.collate import ReadyRows, Spec
 from penstock.machine import available_memory
 from penstock.pipeline import Marks
+from penstock.stats import CacheStats
 
 _HEAP_END, _ROWS_END, _FULL, _SAMPLES_SEEN = range(4)
 _SEEN = slice(16, 16 + BUCKETS)

@@ -13,7 +13,7 @@ from penstock.fetch.outcomes import (
     Rows,
     Timing,
 )
-from penstock.fetch.recipe import ReadyGetter, Recipe, batched_getter, ready_getter, ready_spec
+from penstock.fetch.recipe import ReadyGetter, Recipe, batched_getter, cache_stats, ready_getter, ready_spec
 
 __all__ = [
     "Abandoned",
@@ -31,6 +31,7 @@ __all__ = [
     "Rows",
     "Timing",
     "batched_getter",
+    "cache_stats",
     "ready_getter",
     "ready_spec",
 ]

@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 from penstock.collate import ReadyRows, Spec, is_default_collate
 from penstock.policy import Policy
 from penstock.seeding import draws_nothing
+from penstock.stats import CacheStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,14 @@ def ready_getter(dataset: Any) -> ReadyGetter | None:
         return None if inner is None else lambda wanted: inner([indices[index] for index in wanted])
     getter: ReadyGetter | None = getattr(type(dataset), "ready_rows", None) and dataset.ready_rows
     return getter
+
+
+def cache_stats(dataset: Any) -> CacheStats | None:
+    """Of a dataset that has its samples ready once they were made, also of one beneath a ``Subset``."""
+    if type(dataset) is Subset:
+        return cache_stats(dataset.dataset)
+    stats: CacheStats | None = dataset.stats() if hasattr(type(dataset), "ready_spec") else None
+    return stats
 
 
 def ready_spec(dataset: Any) -> Spec | None:

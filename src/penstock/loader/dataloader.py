@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset, IterDataPipe, MapDataPipe
 from penstock.arena import Arena, ArenaPool
 from penstock.bad import BadSample, ErrorBook
 from penstock.errors import ClosedError, StateError
+from penstock.fetch import cache_stats
 from penstock.loader.auto import resolve
 from penstock.loader.iterator import LoaderIterator
 from penstock.machine import cpus
@@ -248,9 +250,9 @@ class DataLoader(TorchDataLoader[T]):
     def stats(self) -> Stats:
         """What the latest epoch of this loader, begun by ``iter()``, has done up to now."""
         if self._latest is None:
-            return Stats()
+            return Stats(cache=cache_stats(self.dataset))
         recorder, arena = self._latest
-        return recorder.snapshot(arena.made, arena.in_use)
+        return replace(recorder.snapshot(arena.made, arena.in_use), cache=cache_stats(self.dataset))
 
     def close(self) -> None:
         """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""
