@@ -374,6 +374,38 @@ def test_other_start_methods(method: str) -> None:
     assert [batch.item() for batch in loader] == [30, 105, 180, 255]
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_class_of_the_program_that_only_its_name_can_send(method: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        import functools, threading, torch, penstock
+
+        lock = threading.Lock()
+
+        class Tens(torch.utils.data.Dataset):
+            @functools.cached_property
+            def factor(self):
+                return 10
+
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, index):
+                with lock:
+                    return index * self.factor
+
+        if __name__ == "__main__":
+            loader = penstock.DataLoader(
+                Tens(), batch_size=4, num_workers=1, multiprocessing_context={method!r}
+            )
+            print([batch.tolist() for batch in loader])
+        """)
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("[[0, 10, 20, 30]]\n", "")
+
+
 # -- randomness ----------------------------------------------------------------------------------
 
 

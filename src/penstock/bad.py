@@ -68,7 +68,11 @@ def describe(
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     text = "".join(traceback.format_exception(error))
-    return BadSample(batch, position, index, epoch, name, str(error), text, path_of(dataset, index))
+    try:
+        message = str(error)
+    except Exception:  # in its own __str__
+        message = "(its message can't be shown)"
+    return BadSample(batch, position, index, epoch, name, message, text, path_of(dataset, index))
 
 
 def path_of(dataset: Any, index: Any) -> str | None:

@@ -178,6 +178,25 @@ def test_a_batch_fetched_at_once_is_tried_one_by_one(workers: int) -> None:
     assert indices_of(loader) == [kept for kept in map(good, batches(24, 4)) if kept]
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("path")
+
+
+class Muted(Squares):
+    def __getitem__(self, index: int) -> Any:
+        if index == 5:
+            raise Mute
+        return super().__getitem__(index)
+
+
+@WORKERS
+def test_an_exception_whose_message_raises_is_one_bad_sample(workers: int) -> None:
+    loader = DataLoader(Muted(8), batch_size=4, num_workers=workers, on_error="skip")
+    assert len(list(loader)) == 2
+    assert [(bad.index, bad.message) for bad in loader.errors] == [(5, "(its message can't be shown)")]
+
+
 def test_all_bad() -> None:
     loader = DataLoader(Flawed(8, set(range(8))), batch_size=2, num_workers=2, on_error="skip")
     assert list(loader) == []

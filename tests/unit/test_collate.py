@@ -331,6 +331,8 @@ TENSORS: dict[str, Callable[[], torch.Tensor]] = {
     "0-d": lambda: torch.tensor(3.5),
     "empty": lambda: torch.empty(0, 3, dtype=torch.int16),
     "expanded": lambda: torch.tensor([[1.0], [2.0]]).expand(2, 4),
+    "expanded from 0-d": lambda: torch.tensor(1.5).expand(3, 4),
+    "expanded to one": lambda: torch.tensor(1.5).expand(1),
     "sliced": lambda: torch.arange(20).reshape(4, 5)[1:3, ::2],
     "overlapping": lambda: torch.arange(6).unfold(0, 3, 1),
     "requires_grad": lambda: torch.ones(3, requires_grad=True),

@@ -39,6 +39,7 @@ from penstock.caching.code import (
     unwrapped,
 )
 from penstock.caching.files import Files
+from penstock.collate.dense import bytes_of
 from penstock.errors import NotFingerprintableError
 from penstock.seeding import generator_of
 
@@ -156,8 +157,8 @@ class _Walk:
         elif type(value) in (np.ndarray, np.memmap) and not value.dtype.hasobject:
             self.feed("array", repr(value.dtype), value.shape, np.ascontiguousarray(value).tobytes())
         elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_quantized:
-            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-            self.feed("tensor", value.dtype, tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())
+            flat = bytes_of(value.detach().cpu().resolve_conj().resolve_neg().contiguous())
+            self.feed("tensor", value.dtype, tuple(value.shape), flat.numpy().tobytes())
         else:
             self._pickled(value, where)
 

@@ -18,6 +18,12 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Those of a contiguous tensor, as a view of it."""
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # `reshape` may keep a stride of 0 of a single number
+    return flat.view(torch.uint8)
+
+
 def tensor_in(
     block: Bytes, start: int, dtype: torch.dtype, shape: tuple[int, ...], numel: int
 ) -> torch.Tensor:

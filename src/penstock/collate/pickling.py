@@ -13,7 +13,7 @@ from typing import Any
 import cloudpickle
 import torch
 
-from penstock.collate.dense import is_plain
+from penstock.collate.dense import bytes_of, is_plain
 from penstock.errors import BatchNotSendableError
 
 
@@ -56,7 +56,7 @@ def reduce_tensor(obj: Any) -> Any:
         dense = obj.contiguous()
         kept = dense.stride()
         stride = tuple(0 if old == 0 else new for old, new in zip(stride, kept, strict=True))
-    raw: Any = dense.reshape(-1).view(torch.uint8).numpy()
+    raw: Any = bytes_of(dense).numpy()
     return _rebuild_tensor, (pickle.PickleBuffer(raw), obj.dtype, shape, stride)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from penstock.collate.dense import bytes_of
 from penstock.collate.pickling import Pickler
 from penstock.tree import StructureMismatch, flatten, structure_of
 
@@ -43,8 +44,7 @@ def _same_leaves(a: Any, b: Any) -> bool:
 
 def _bits(tensor: torch.Tensor) -> bytes:
     plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
-    dense = plain.clone(memory_format=torch.contiguous_format)  # `contiguous` leaves one number its stride
-    return dense.view(-1).view(torch.uint8).numpy().tobytes()
+    return bytes_of(plain.contiguous()).numpy().tobytes()
 
 
 def _rest_same(a: torch.Tensor, b: torch.Tensor) -> bool:

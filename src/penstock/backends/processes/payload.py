@@ -9,12 +9,13 @@ in shared memory stay shared, as with torch. The memory of large arrays and tens
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
 import pickle
 from collections import ChainMap
-from multiprocessing import reduction
+from multiprocessing import reduction, spawn
 from typing import Any
 
 import cloudpickle
@@ -133,32 +134,46 @@ def _typed_storage(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.T
     return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle, for what is shared between processes too."""
+def _pickle(value: object, pickler: type[pickle.Pickler]) -> list[Part]:
+    """Its pickle, and the large memory that goes with it."""
+    file, large = io.BytesIO(), list[Part]()
 
-    def __init__(self, file: io.BytesIO, parts: list[Part]) -> None:
-        """Large memory is added to `parts`."""
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """Whether to pickle it instead."""
+        memory = buffer.raw()
+        if len(memory) < _LARGE:
+            return True
+        large.append(memory)
+        return False
 
-        def keep(buffer: pickle.PickleBuffer) -> bool:
-            """Whether to pickle it instead."""
-            memory = buffer.raw()
-            if len(memory) < _LARGE:
-                return True
-            parts.append(memory)
-            return False
-
-        registered: dict[type, Any] = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-        others = {cls: reduce for cls, reduce in registered.items() if not cls.__module__.startswith("torch")}
-        torchs = {torch.UntypedStorage: _reduce_storage, torch.TypedStorage: _reduce_typed_storage}
-        self.dispatch_table = ChainMap({**others, **torchs}, cloudpickle.Pickler.dispatch_table)
-        super().__init__(file, buffer_callback=keep)
+    registered: dict[type, Any] = reduction.ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    others = {cls: reduce for cls, reduce in registered.items() if not cls.__module__.startswith("torch")}
+    torchs: dict[type, Any] = {
+        torch.UntypedStorage: _reduce_storage,
+        torch.TypedStorage: _reduce_typed_storage,
+    }
+    table = ChainMap({**others, **torchs}, cloudpickle.Pickler.dispatch_table)
+    ours = type("Pickler", (pickler,), {"dispatch_table": table})  # looked up by __init__
+    writer = ours(file, protocol=cloudpickle.DEFAULT_PROTOCOL, buffer_callback=keep)
+    writer.dump(value)
+    return [file.getbuffer(), *large]
 
 
 def _serialised(value: object) -> list[Part]:
-    """Its pickle, and the large memory that goes with it."""
-    file, large = io.BytesIO(), list[Part]()
-    _Pickler(file, large).dump(value)
-    return [file.getbuffer(), *large]
+    """By cloudpickle; if that fails, by pickle, which refers to what is in the program by its name."""
+    try:
+        return _pickle(value, cloudpickle.Pickler)
+    except Exception:
+        if not _program_is_imported_there():
+            raise
+        with contextlib.suppress(Exception):
+            return _pickle(value, pickle.Pickler)
+        raise
+
+
+def _program_is_imported_there() -> bool:
+    """Whether ``multiprocessing`` has a new process import the program: a file, not a notebook."""
+    return any(key.startswith("init_main") for key in spawn.get_preparation_data("template"))
 
 
 def _parts(job: WorkerJob, start_method: str) -> list[Part]:
