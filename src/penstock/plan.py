@@ -55,7 +55,8 @@ class Task(NamedTuple):
         batch_size: the number of samples of the whole batch.
         rows: place regular samples row by row; otherwise collate, which needs the whole batch.
         worker: the one that has to run it, if it matters which: its iterator is the one to ask.
-        bad: the places in the batch of samples that aren't to be tried, as they killed their workers.
+        bad: the places in the batch of samples that aren't to be tried, as they killed their workers; a place
+            comes once more for each sample in its place that did so too.
     """
 
     generation: int

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset, Subset, default_collate
 
-from penstock import BadSample, DataLoader, TooManyErrorsError
+from penstock import BadSample, DataLoader, TooManyErrorsError, WorkerDiedError
 from tests.datasets import Squares, equal
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -239,6 +240,34 @@ def test_a_sample_that_kills_its_workers_is_a_bad_one(policy: str, collate_fn: A
     (bad,) = loader.errors
     assert (bad.index, bad.type) == (13, "penstock.errors.WorkerDiedError")
     assert loader.stats().workers_replaced == 2
+
+
+class KillsMost(Flawed):
+    """Two samples of three end their worker; with `good` 0, all of them."""
+
+    def __init__(self, good: int = 3) -> None:
+        super().__init__(12, bad=set())
+        self.good = good
+
+    def __getitem__(self, index: int) -> Any:
+        if not self.good or index % self.good:
+            sys.exit(3)
+        return super().__getitem__(index)
+
+
+@COLLATES
+def test_what_kills_in_the_place_of_a_killer_is_replaced_as_well(collate_fn: Any) -> None:
+    options: dict[str, Any] = {"max_retries": 1, "seed": 2, "collate_fn": collate_fn, "on_error": "replace"}
+    found = [indices_of(DataLoader(KillsMost(), 4, num_workers=workers, **options)) for workers in (1, 2)]
+    assert found[0] == found[1]
+    assert [len(batch) for batch in found[0]] == [4, 4, 4]
+    assert all(index % 3 == 0 for batch in found[0] for index in batch)
+
+
+def test_where_every_one_kills_that_is_told() -> None:
+    loader = DataLoader(KillsMost(good=0), 4, num_workers=2, max_retries=1, seed=2, on_error="replace")
+    with pytest.raises(WorkerDiedError, match="exit code 3"):
+        indices_of(loader)
 
 
 class Stream(IterableDataset[Any]):

@@ -20,7 +20,7 @@ from penstock.engine.watch import Watch
 from penstock.errors import SampleInHand, SampleTimeoutError, WorkerDiedError
 from penstock.fetch import Failed
 from penstock.machine import memory_kills
-from penstock.plan import Task
+from penstock.plan import ATTEMPTS, Task
 from penstock.policy import Deaths
 
 Name = Callable[[tuple[int, int] | None], SampleInHand | None]
@@ -71,7 +71,7 @@ class Recovery:
         if culprit is None or not task.holds(*culprit):
             return task
         position = culprit[1]
-        if not self._epoch.policy.tolerant:
+        if not self._epoch.policy.tolerant or task.bad.count(position) == ATTEMPTS:
             batch.outcomes.append(Failed(verdict.error, position, ""))
             return None
         bad = describe(

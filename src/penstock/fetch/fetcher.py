@@ -204,8 +204,9 @@ class Fetcher:
         """A sample, or another in its place, or `_BAD`, as the policy says."""
         policy, dataset, index = self._recipe.policy, self._recipe.dataset, task.indices[k]
         position = task.offset + k
+        killing = task.bad.count(position)  # of the attempts, the first ones
         for attempt in range(ATTEMPTS + 1):
-            if attempt or position not in task.bad:
+            if attempt >= killing:
                 try:
                     if seeds is not None:
                         seeds.set(k)
