@@ -136,7 +136,16 @@ class ErrorBook:
             return
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(bad), default=repr) + "\n")
+                file.write(_line(bad) + "\n")
         except OSError as error:
             _log.warning("errors_file=%r can't be written (%s); nothing more goes there.", self._path, error)
             self._path = None
+
+
+def _line(bad: BadSample) -> str:
+    """As JSON; an index of a kind that JSON doesn't know, by its ``repr``."""
+    fields = {field.name: getattr(bad, field.name) for field in dataclasses.fields(bad)}
+    try:
+        return json.dumps(fields, default=repr)
+    except (TypeError, ValueError):  # a dict's keys are no text, or it holds itself
+        return json.dumps({**fields, "index": repr(bad.index)}, default=repr)

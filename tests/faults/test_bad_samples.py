@@ -219,6 +219,18 @@ class Killer(Flawed):
         return super().__getitem__(index)
 
 
+class Keyed(Squares):
+    def __getitem__(self, index: Any) -> Any:
+        raise ValueError("broken")
+
+
+def test_the_file_of_errors_takes_any_index(tmp_path: Path) -> None:
+    batches, file = [[{(1, 2): 3}, (4, 5)]], tmp_path / "errors.jsonl"
+    loader = DataLoader(Keyed(2), batch_sampler=batches, on_error="skip", errors_file=file)
+    assert list(loader) == []
+    assert [json.loads(line)["index"] for line in file.read_text().splitlines()] == ["{(1, 2): 3}", [4, 5]]
+
+
 @pytest.mark.parametrize("policy", ["skip", "replace"])
 @COLLATES
 def test_a_sample_that_kills_its_workers_is_a_bad_one(policy: str, collate_fn: Any) -> None:
