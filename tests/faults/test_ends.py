@@ -273,6 +273,7 @@ def test_under_pytest_xdist_with_loaders_left_open(tmp_path: Path) -> None:
                 iterator = iter(DataLoader(Squares(100), batch_size=4, num_workers=2))
                 assert next(iterator)[1].tolist() == [0, 1, 2, 3]
                 kept.append(iterator)
+                assert all(worker.pid for worker in iterator._workers)  # it waits until they have started
                 pids = [process.pid for process in psutil.Process().children(recursive=True)]
                 (request.path.parent / f"pids{number}").write_text(" ".join(map(str, pids)))
             """
