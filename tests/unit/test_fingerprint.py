@@ -147,6 +147,30 @@ def wrapping_by(by: int) -> Callable[[], int]:
     return function
 
 
+class Slotted:
+    __slots__ = ("scale", "shift")
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+
+class OneSlot:
+    __slots__ = "scale"
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+
+class SlottedBelow(Slotted):
+    """Has attributes of its own, too."""
+
+
+def test_what_stands_in_slots_counts() -> None:
+    for kind in (Slotted, OneSlot, SlottedBelow):
+        assert key(kind(1)) == key(kind(1))
+        assert key(kind(1)) != key(kind(2))
+
+
 def masked(value: int) -> Any:
     return np.ma.masked_equal([1, 2, 3], value)
 

@@ -86,7 +86,7 @@ def is_filled(cell: types.CellType) -> bool:
 
 
 def slots_of(kind: type) -> list[str]:
-    names = vars(kind).get("_slots_of__", ())
+    names = vars(kind).get("__slots__", ())
     return [name for name in ([names] if isinstance(names, str) else names) if not name.startswith("__")]
 
 
