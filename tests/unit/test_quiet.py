@@ -68,5 +68,5 @@ def test_of_anything_else_nothing_is_known(dataset):
 
 
 def test_a_collate_function_of_the_users_may_draw():
-    assert not Recipe(TENSORS, default_collate, batched=True).draws
-    assert Recipe(TENSORS, lambda samples: samples, batched=True).draws
+    assert not Recipe(TENSORS, default_collate, batched=True).seeded
+    assert Recipe(TENSORS, lambda samples: samples, batched=True).seeded

@@ -19,9 +19,7 @@ class InlineBackend(Backend):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        seeder = (
-            SampleSeeder(recipe.dataset, keep_state=True) if recipe.seeds_samples and recipe.draws else None
-        )
+        seeder = SampleSeeder(recipe.dataset, keep_state=True) if recipe.seeded else None
         self._fetcher = Fetcher(recipe, None, _go_on, seeder)
         self._tasks: deque[tuple[Task, int]] = deque()
 

@@ -31,9 +31,10 @@ class Recipe:
     policy: Policy = field(default_factory=Policy)
 
     @property
-    def draws(self) -> bool:
-        """Whether code that may draw random numbers runs for a batch."""
-        return not (is_default_collate(self.collate_fn) and draws_nothing(self.dataset))
+    def seeded(self) -> bool:
+        """Whether generators are set before each sample: not where no code runs that may draw."""
+        quiet = is_default_collate(self.collate_fn) and draws_nothing(self.dataset)
+        return self.seeds_samples and not quiet
 
     @property
     def rows(self) -> bool:

@@ -118,9 +118,7 @@ class _Loop:
             _dress_like_torch(job, self._worker, seed)
             if job.worker_init_fn is not None:
                 job.worker_init_fn(self._worker)
-            seeder = (
-                SampleSeeder(job.recipe.dataset) if job.recipe.seeds_samples and job.recipe.draws else None
-            )
+            seeder = SampleSeeder(job.recipe.dataset) if job.recipe.seeded else None
             self._fetcher = Fetcher(
                 job.recipe, self._memory, self._before_sample, seeder, self._worker, self._can_send
             )
