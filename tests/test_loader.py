@@ -836,3 +836,31 @@ def test_a_subclass_may_have_attributes_of_the_names_that_are_ours() -> None:
     loader = Theirs(Squares(8), seed="theirs", batch_size=2, num_workers=1)
     assert len(list(loader)) == 4
     assert (loader.seed, loader.errors, loader.on_error) == ("theirs", [], "theirs")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("end", ["its end", "close"])
+def test_several_threads_draw_from_one_iterator(workers: int, end: str) -> None:
+    """Each batch goes to one of them, and all learn of the end."""
+    loader = DataLoader(Squares(200), batch_size=2, num_workers=workers)
+    iterator, taken, ended = iter(loader), queue.Queue[Any](), queue.Queue[str]()
+
+    def draw() -> None:
+        try:
+            while True:
+                taken.put(next(iterator)[1].tolist())
+        except (StopIteration, ClosedError) as error:
+            ended.put(type(error).__name__)
+
+    threads = [threading.Thread(target=draw) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    if end == "close":
+        taken.get(timeout=30)
+        loader.close()
+    assert {ended.get(timeout=30) for _ in threads} <= {"StopIteration", "ClosedError"}
+    for thread in threads:
+        thread.join()
+    loader.close()
+    if end == "its end":
+        assert sorted(i for _ in range(100) for i in taken.get_nowait()) == list(range(200))

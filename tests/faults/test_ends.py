@@ -213,7 +213,6 @@ taken = []
 def take():
     for batch in iterator:
         taken.append(batch)
-threading.excepthook = lambda told: os.write(1, told.exc_type.__name__.encode())
 threading.Thread(target=take, daemon=True).start()
 while len(taken) < 9:
     os.sched_yield()
@@ -249,11 +248,10 @@ ready()
 @pytest.mark.parametrize("body", [IN_A_THREAD, WHILE_A_THREAD_WAITS, IN_A_CHILD])
 def test_interpreter_exit_with_an_iterator_open_elsewhere(run: type[Program], body: str) -> None:
     program = run(body)
-    said, stderr = program.process.communicate(timeout=60)
+    _, stderr = program.process.communicate(timeout=60)
     program.assert_all_gone(minimum=0)
     assert program.process.returncode == 0
     assert stderr == ""
-    assert said in ("", "ClosedError")  # the thread may just live to see it
 
 
 @pytest.mark.slow

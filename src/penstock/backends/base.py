@@ -4,7 +4,8 @@ A backend runs tasks and reports what came of them; it neither orders results no
 
 Who calls, and when it may block
 --------------------------------
-- All calls come from one thread of one process, that which drives the loader by ``next()``.
+- All calls come from one process, and from one thread at a time, which drives the loader by ``next()``;
+  `close` may come from another.
 - `submit` hands over a task and never waits: not for the worker to read it, nor for anything else. The
   task may be kept back, to go to whoever is free first, until the next `wait` or `flush`.
 - `flush` is called before the caller goes away for a while: what was submitted then runs without it.

@@ -52,6 +52,7 @@ class InlineBackend(Backend):
             return []
         task, slot = self._tasks[0]
         outcome, timing = self._fetcher.run(task, slot)
+        self.require_open()  # another thread may have closed it
         self._tasks.popleft()  # only now: a task that Ctrl-C cut short is run again
         return [Done(0, task.batch, task.offset, task.generation, outcome, timing, tuple(self._fetcher.bad))]
 

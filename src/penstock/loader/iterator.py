@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 import weakref
 from typing import Any
@@ -29,7 +31,7 @@ class LoaderIterator(LikeTorchs):
     """One pass over a loader; with ``persistent_workers``, one after the other (`restart`).
 
     Closed when it is exhausted (unless its workers persist), by `close`, by the garbage collector and
-    at the interpreter's exit.
+    at the interpreter's exit. Several threads may draw from it: each batch goes to one of them.
     """
 
     def __init__(self, loader: Loader, pool: ArenaPool) -> None:
@@ -38,6 +40,7 @@ class LoaderIterator(LikeTorchs):
         self._pin_memory_device = pin_device(loader)
         self._pin_memory = self._pin_memory_device is not None
         self._moved_by: Loader | None = None
+        self._turn, self._turn_owner = threading.RLock(), os.getpid()
         self._open_session(loader, loader._books.begin(loader))
 
     def _reset(self, loader: Loader) -> None:
@@ -82,10 +85,18 @@ class LoaderIterator(LikeTorchs):
         return self
 
     def __next__(self) -> Any:
-        if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
-            return self._next()
-        with torch.autograd.profiler.record_function(PROFILED):
-            return self._next()
+        if self._turn_owner != os.getpid():  # forked: the thread that has its turn may not be here
+            self._turn, self._turn_owner = threading.RLock(), os.getpid()
+        try:
+            with self._turn:
+                if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+                    return self._next()
+                with torch.autograd.profiler.record_function(PROFILED):
+                    return self._next()
+        except Exception:
+            if _left_behind():
+                threading.Event().wait()
+            raise
 
     def _next(self) -> Any:
         if self._finished:
@@ -138,3 +149,9 @@ class LoaderIterator(LikeTorchs):
 
     def close(self) -> None:
         self._close()
+
+
+def _left_behind() -> bool:
+    """Whether this is a daemon thread at the interpreter's exit, which has closed what it was at: it waits for
+    its own end then, as Python's calls would have it do, and prints no error."""
+    return threading.current_thread().daemon and not threading.main_thread().is_alive()
