@@ -96,7 +96,7 @@ class ErrorBook:
     """The bad samples of a loader, over all its epochs.
 
     `limit` is as `Policy.max_errors`. With `path` each is appended to that file as a line of JSON; where it
-    can't be written, that is said once.
+    can't be written, that is said once. A relative path is of the folder that the program is in now.
 
     Attributes:
         count: how many there were.
@@ -104,7 +104,10 @@ class ErrorBook:
     """
 
     def __init__(self, limit: float | None = None, path: str | os.PathLike[str] | None = None) -> None:
-        self._limit, self._path = limit, path
+        if not isinstance(path, str | bytes | os.PathLike | None):  # `open` takes a number for a descriptor
+            raise TypeError(f"errors_file should be a path, but got {path!r}")
+        self._limit = limit
+        self._path = None if path is None else os.path.abspath(os.fspath(path))
         self.count = 0
         self._samples = 0
         self.kept: deque[BadSample] = deque(maxlen=KEPT)
@@ -137,7 +140,7 @@ class ErrorBook:
         try:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(_line(bad) + "\n")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a path with a NUL in it, say
             _log.warning("errors_file=%r can't be written (%s); nothing more goes there.", self._path, error)
             self._path = None
 

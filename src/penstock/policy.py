@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 ON_ERROR = "raise", "skip", "replace"
 
@@ -33,12 +35,13 @@ class Policy:
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
             raise ValueError(f"on_error should be 'raise', 'skip' or 'replace', but got {self.on_error!r}")
-        if self.max_errors is not None and self.max_errors < 0:
+        if self.max_errors is not None and not (_is(Real, self.max_errors) and self.max_errors >= 0):
             raise ValueError(f"max_errors should be a number or a share, but got {self.max_errors!r}")
-        if self.max_retries < 1:
-            raise ValueError(f"max_retries should be 1 or more, but got {self.max_retries}")
-        if self.sample_timeout is not None and self.sample_timeout <= 0:
-            raise ValueError(f"sample_timeout should be more than 0 seconds, but got {self.sample_timeout}")
+        if not (_is(Integral, self.max_retries) and self.max_retries >= 1):
+            raise ValueError(f"max_retries should be 1 or more, but got {self.max_retries!r}")
+        limit = self.sample_timeout
+        if limit is not None and not (_is(Real, limit) and limit > 0):
+            raise ValueError(f"sample_timeout should be more than 0 seconds, but got {limit!r}")
 
     @property
     def tolerant(self) -> bool:
@@ -48,6 +51,10 @@ class Policy:
     @property
     def refuses_none(self) -> bool:
         return self.tolerant if self.none_is_error is None else self.none_is_error
+
+
+def _is(kind: Any, value: object) -> bool:
+    return isinstance(value, kind)
 
 
 class Deaths:

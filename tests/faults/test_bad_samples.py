@@ -118,7 +118,9 @@ def test_what_was_bad_is_told(workers: int, tmp_path: Path, caplog: pytest.LogCa
     assert loader.errors[-1].epoch == 1
 
 
-@pytest.mark.parametrize("file", ["no/folder", "/dev/full"], ids=["no folder", "a full disk"])
+@pytest.mark.parametrize(
+    "file", ["no/folder", "/dev/full", "a\0b"], ids=["no folder", "a full disk", "no name"]
+)
 def test_errors_can_be_written_nowhere(file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loader = DataLoader(Flawed(), batch_size=4, on_error="skip", errors_file=tmp_path / file)
     with caplog.at_level(logging.WARNING, "penstock"):
@@ -309,9 +311,32 @@ def test_a_stream_goes_on_where_its_iterator_does(workers: int, policy: str) -> 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"on_error": "ignore"}, {"max_errors": -1}, {"max_retries": 0}],
+    [
+        {"on_error": "ignore"},
+        {"max_errors": -1},
+        {"max_errors": float("nan")},
+        {"max_errors": "5"},
+        {"max_retries": 0},
+        {"max_retries": 1.5},
+        {"errors_file": True},
+        {"errors_file": 3},
+    ],
     ids=str,
 )
 def test_wrong_policies_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(wrong))} should be"):
         DataLoader(Flawed(), **wrong)
+
+
+def test_the_file_of_errors_stays_where_it_was_when_the_program_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    loader = DataLoader(Flawed(), batch_size=4, on_error="skip", errors_file="errors.jsonl")
+    iterator = iter(loader)
+    next(iterator)
+    monkeypatch.chdir(elsewhere)
+    list(iterator)
+    assert len((tmp_path / "errors.jsonl").read_text().splitlines()) == len(BAD)

@@ -166,7 +166,21 @@ def test_a_stream_that_hangs_ends_the_epoch() -> None:
         next(iterator)
 
 
-@pytest.mark.parametrize("options", [{"sample_timeout": 0, "num_workers": 1}, {"sample_timeout": 1}], ids=str)
+@pytest.mark.parametrize("name", ["sample_timeout", "timeout"])
+@pytest.mark.parametrize("limit", [float("inf"), 1e10])
+def test_a_limit_may_be_as_large_as_one_likes(name: str, limit: float) -> None:
+    options: dict[str, Any] = {name: limit}
+    assert len(list(DataLoader(Squares(3), num_workers=1, **options))) == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"sample_timeout": wrong, "num_workers": 1} for wrong in (0, float("nan"), "3")),
+        {"sample_timeout": 1},
+    ],
+    ids=str,
+)
 def test_wrong_limits_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="sample_timeout"):
         DataLoader(Squares(3), **options)

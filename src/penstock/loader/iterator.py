@@ -152,6 +152,6 @@ class LoaderIterator(LikeTorchs):
 
 
 def _left_behind() -> bool:
-    """Whether this is a daemon thread at the interpreter's exit, which has closed what it was at: it waits for
-    its own end then, as Python's calls would have it do, and prints no error."""
+    """Whether this is a daemon thread at the interpreter's exit, which has closed what it was at: it waits
+    for its own end then, as Python's calls would have it do, and prints no error."""
     return threading.current_thread().daemon and not threading.main_thread().is_alive()

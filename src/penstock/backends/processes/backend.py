@@ -51,6 +51,8 @@ from penstock.errors import annotate
 from penstock.plan import Course, Task
 from penstock.streams import Standing
 
+LONGEST_WAIT_S = 86_400.0
+"""What `select` takes for its timeout has an end; a caller that waits longer waits again."""
 _CLOSING = -1
 _NOBODY = 0
 """The generation that no task has; courses count from 1."""
@@ -293,6 +295,8 @@ class ProcessesBackend(Backend):
         self.require_open()
         self._send()
         events: list[Event] = self._on_control(0) if self._unread else []
+        if timeout is not None:
+            timeout = min(timeout, LONGEST_WAIT_S)
         ready = self._selector.select(0 if events else timeout)
         self.require_open()  # the interpreter's exit closes what a daemon thread waits for
         for key, mask in ready:
