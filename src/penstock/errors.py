@@ -26,7 +26,6 @@ from a message alone, as that can: there is code that makes an exception anew fr
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Sequence
@@ -321,9 +320,11 @@ def _same(kind: type[BaseException], args: tuple[object, ...], state: dict[str, 
 
 
 def annotate(error: BaseException, note: str) -> None:
-    """``error.add_note(note)``, as far as its class allows that."""
-    with contextlib.suppress(Exception):  # a frozen dataclass, say
+    """``error.add_note(note)``, whatever its class makes of that."""
+    try:
         error.add_note(note)
+    except Exception:  # a frozen dataclass, say
+        vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
 
 
 def _article(kind: type) -> str:

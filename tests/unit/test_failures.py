@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import traceback
+from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
 
 from penstock.backends.processes.failures import attach, dump, load
-from penstock.errors import BatchTooLargeError, WorkerError
+from penstock.errors import BatchTooLargeError, WorkerError, annotate
 
 
 class TwoParts(Exception):
@@ -42,6 +44,17 @@ class DownloadError(OSError):
         self.url = url
 
 
+class MissingFile(OSError):
+    def __init__(self, path: str) -> None:
+        super().__init__(2, "No such file or directory", path)
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    line: int
+    text: str
+
+
 class Speechless(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
@@ -63,6 +76,8 @@ ERRORS: list[BaseException] = [
     Prefixes("weather"),
     NeverCallsSuper(1, 2),
     DownloadError("http://localhost/a", 404),
+    MissingFile("/nowhere/a.jpg"),
+    Frozen(1, "a"),
     ExceptionGroup("several", [KeyError("a"), ValueError(1)]),
     BatchTooLargeError(2, 1, "the memory left is"),
 ]
@@ -76,9 +91,22 @@ def test_an_exception_arrives_as_itself(error: BaseException) -> None:
     assert repr(vars(got)) == repr(vars(error))
 
 
-def test_what_the_system_said_is_kept() -> None:
-    got = sent(FileNotFoundError(2, "No such file or directory", "/nowhere/a.jpg"))
-    assert isinstance(got, FileNotFoundError)
+def test_a_group_arrives_with_each_of_its_exceptions_as_itself() -> None:
+    inner = ExceptionGroup("inner", [Prefixes("weather"), KeyError("a")])
+    got = sent(ExceptionGroup("several", [TwoParts("train.csv", 7), inner]))
+    assert isinstance(got, ExceptionGroup)
+    parts, others = got.split(TwoParts)
+    assert parts is not None
+    assert others is not None
+    assert str(parts.exceptions[0]) == "train.csv, line 7"
+    assert [str(error) for error in others.exceptions[0].exceptions] == ["bad: weather", "'a'"]
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, MissingFile])
+def test_what_the_system_said_is_kept(kind: Any) -> None:
+    arguments = (2, "No such file or directory") if kind is FileNotFoundError else ()
+    got = sent(kind(*arguments, "/nowhere/a.jpg"))
+    assert isinstance(got, kind)
     assert (got.errno, got.strerror, got.filename) == (2, "No such file or directory", "/nowhere/a.jpg")
 
 
@@ -112,6 +140,13 @@ def test_a_class_that_only_the_worker_knows_is_told_by_name() -> None:
     assert str(got).endswith("Local: went wrong")
 
 
+def test_notes_are_kept_where_something_else_cannot_be_sent() -> None:
+    error = ValueError("went wrong")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    error.add_note("look here")
+    assert sent(error).__notes__ == ["look here"]
+
+
 @pytest.mark.parametrize("in_args", [True, False])
 def test_what_holds_something_that_cannot_be_pickled_keeps_its_type_and_message(in_args: bool) -> None:
     lock: Any = threading.Lock()
@@ -135,6 +170,9 @@ def test_a_class_whose_text_raises_and_that_cannot_be_sent_is_told_by_name() -> 
     assert "Local" in str(got)
 
 
-def test_the_workers_traceback_becomes_the_cause() -> None:
-    error = attach(KeyError("a"), "Traceback (most recent call last):\n  in dataset\n")
+@pytest.mark.parametrize("error", [KeyError("a"), Frozen(1, "a")], ids=lambda e: type(e).__name__)
+def test_the_workers_traceback_becomes_the_cause(error: BaseException) -> None:
+    attach(error, "Traceback (most recent call last):\n  in dataset\n")
+    annotate(error, "in batch 3")
     assert "in dataset" in str(error.__cause__)
+    assert "in batch 3" in "".join(traceback.format_exception(error))

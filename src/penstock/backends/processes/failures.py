@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import re
 from typing import Any
@@ -20,7 +19,7 @@ def dump(error: BaseException) -> bytes:
     One of the user's script is sent along (cloudpickle). What can't be sent as it is, is made anew from its
     type and its message, as torch does; and what can't be made so is replaced by a `WorkerError`.
     """
-    for form in (_whole, _parts, _with_its_class, _anew):
+    for form in (_whole, _group, _parts, _with_its_class, _anew):
         try:
             data = form(error)
             if _alike(load(data), error):
@@ -37,18 +36,17 @@ def load(data: bytes) -> BaseException:
     if isinstance(loaded, BaseException):
         return loaded
     kind, args, state = loaded
+    if issubclass(kind, BaseExceptionGroup):
+        args = args[0], [each if isinstance(each, BaseException) else load(each) for each in args[1]]
     error: BaseException = kind.__new__(kind, *args)
-    builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-    builtin.__init__(error, *args)  # where OSError and the like set what they show
-    error.args = args
+    _builtin(kind).__init__(error, *args)  # sets `args`, and what OSError and the like show
     error.__dict__.update(state)  # past any __setattr__ of the class
     return error
 
 
 def attach(error: BaseException, traceback_text: str) -> BaseException:
     """Hang the worker's traceback below `error`, to be printed above its own."""
-    with contextlib.suppress(Exception):  # a frozen dataclass, say
-        error.__cause__ = WorkerTraceback(traceback_text)
+    vars(BaseException)["__cause__"].__set__(error, WorkerTraceback(traceback_text))  # also on what is frozen
     return error
 
 
@@ -56,9 +54,17 @@ def _whole(error: BaseException) -> bytes:
     return pickle.dumps(error, protocol=5)
 
 
+def _group(error: BaseException) -> bytes:
+    """Each of a group's exceptions in the form that suits it."""
+    if not isinstance(error, BaseExceptionGroup):
+        raise pickle.PicklingError
+    each = [dump(inner) for inner in error.exceptions]
+    return pickle.dumps((type(error), (error.message, each), error.__dict__), protocol=5)
+
+
 def _parts(error: BaseException) -> bytes:
     """For classes whose constructor doesn't take what they keep as `args`."""
-    return pickle.dumps((type(error), error.args, error.__dict__), protocol=5)
+    return pickle.dumps((type(error), _arguments(error), error.__dict__), protocol=5)
 
 
 def _with_its_class(error: BaseException) -> bytes:
@@ -68,17 +74,31 @@ def _with_its_class(error: BaseException) -> bytes:
     """
     if type(error).__module__ != "__main__":
         raise pickle.PicklingError
-    data: bytes = cloudpickle.dumps((type(error), error.args, error.__dict__))
+    data: bytes = cloudpickle.dumps((type(error), _arguments(error), error.__dict__))
     return data
 
 
 def _anew(error: BaseException) -> bytes:
     """Without what can't be sent of it."""
-    return pickle.dumps((type(error), (_text(error),), {}), protocol=5)
+    state = {"__notes__": error.__notes__} if hasattr(error, "__notes__") else {}
+    return pickle.dumps((type(error), (_text(error),), state), protocol=5)
+
+
+def _builtin(kind: type) -> Any:
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
+
+
+def _arguments(error: BaseException) -> Any:
+    """`args`, and the file's name that OSError keeps apart from them."""
+    return _builtin(type(error)).__reduce__(error)[1]
 
 
 def _alike(a: BaseException, b: BaseException) -> bool:
-    return type(a) is type(b) and _ADDRESS.sub("", _text(a)) == _ADDRESS.sub("", _text(b))
+    if type(a) is not type(b) or _ADDRESS.sub("", _text(a)) != _ADDRESS.sub("", _text(b)):
+        return False
+    if isinstance(a, BaseExceptionGroup) and isinstance(b, BaseExceptionGroup):
+        return all(map(_alike, a.exceptions, b.exceptions))
+    return True
 
 
 def _text(error: BaseException) -> str:
