@@ -11,9 +11,14 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+
+from penstock import ClosedError, DataLoader
+from penstock.backends.base import GRACE_S
+from tests.datasets import Squares
 
 ROOT = Path(__file__).parents[2]
 SOON = 5.0
@@ -186,6 +191,24 @@ def test_ctrl_c_while_the_template_starts_prints_one_traceback(method: str, mome
     assert stderr.count("Traceback") == 1
     assert stderr.rstrip().endswith("KeyboardInterrupt")
     assert psutil.wait_procs([template], timeout=SOON)[1] == []
+
+
+class SlowlyUnpickled(Squares):
+    """Its template takes long to start."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        os.read(os.pipe()[0], 1)
+
+
+def test_closed_before_a_worker_has_started() -> None:
+    """The template, which can't hear, isn't waited for; no user's code has begun."""
+    loader = DataLoader(SlowlyUnpickled(), num_workers=1, multiprocessing_context="forkserver")
+    iterator = iter(loader)
+    start = time.monotonic()
+    loader.close()
+    assert time.monotonic() - start < GRACE_S
+    with pytest.raises(ClosedError):
+        next(iterator)
 
 
 @pytest.mark.parametrize("workers", [pytest.param("idle", marks=pytest.mark.slow), "on a slow sample"])

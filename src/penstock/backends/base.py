@@ -18,8 +18,9 @@ Who calls, and when it may block
   event tells of it.
 - `close` may be called in any state, any number of times. It returns when no process of the backend is
   left, by the stop ladder below: at once but for the sample in hand, and in ``2 * GRACE_S`` and what the
-  kernel needs to end the processes (`KILL_S` at most) however user code behaves. Should the template have
-  been killed, its workers are being killed by the kernel, and `settled` is False.
+  kernel needs to end the processes (`KILL_S` at most) however user code behaves; before the first worker has
+  started, at once. Should the template have been killed, as it may be then, its workers are being killed by
+  the kernel, and `settled` is False.
 - Before `close` returned, a slot that a submitted task names may be written to at any time.
 
 States: NEW -> OPEN -> CLOSED; `Died` of the template process alone leads from OPEN to CLOSED as well.

@@ -53,6 +53,9 @@ from penstock.streams import Standing
 
 LONGEST_WAIT_S = 86_400.0
 """What `select` takes for its timeout has an end; a caller that waits longer waits again."""
+STARTING_S = 0.2
+"""How long a template that has started no worker may take to end when it is asked to, in seconds; it may not
+hear for longer, and has nothing in hand."""
 _CLOSING = -1
 _NOBODY = 0
 """The generation that no task has; courses count from 1."""
@@ -163,11 +166,15 @@ class ProcessesBackend(Backend):
             self._close_descriptors()
 
     def _end_template(self, template: Any) -> None:
-        steps: list[Step] = [(self._ask_to_end, GRACE_S)]
+        steps: list[Step] = [(lambda: None, GRACE_S - STARTING_S)]
         for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_S)):
             steps.append((partial(self._tell_template, EndWorkers(number)), seconds))
         try:
-            self.settled = climb(steps, ended=self._template_ended) and not self._template_died
+            ended = climb([(self._ask_to_end, STARTING_S)], ended=self._template_ended)
+            self._read_last_messages()
+            if not ended and any(worker.pid for worker in self._crew.values()):
+                ended = climb(steps, ended=self._template_ended)
+            self.settled = ended and not self._template_died
         finally:
             template.kill()
             template.join(KILL_S)

@@ -92,7 +92,10 @@ class _Template:
         self._finishing = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ, self._on_message)
-        main_end = end_of(main_pid)
+        try:
+            main_end = end_of(main_pid)
+        except ProcessLookupError:  # it ended while we started
+            os._exit(0)
         if main_end is not None:
             self._selector.register(main_end, selectors.EVENT_READ, self._on_main_end)
 
