@@ -1,6 +1,6 @@
 """Runs one task: the seed, ``dataset[i]``, and the batch or its part put where it belongs.
 
-A `Fetcher` doesn't know where it runs. It lives in one process, runs one task at a time, and is told by
+A `Fetcher` doesn't know where it runs. It lives in one process, runs one task at a time, and may be told by
 its caller, before every sample, through `before_sample`, to go on or (by `Abandoned`) not to.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ class Fetcher:
         self,
         recipe: Recipe,
         memory: Memory | None,
-        before_sample: Callable[[int, int], None],
+        before_sample: Callable[[int, int], None] | None,
         seeder: SampleSeeder | None,
         worker: int = 0,
         can_send: Callable[[Spec], bool] = lambda _: True,
@@ -179,19 +179,20 @@ class Fetcher:
 
     def _fetch(self, task: Task, start: int, stop: int, timing: Timing, seeds: Seeds | None) -> list[Any]:
         """The task's samples from `start` to `stop`, counted in the task."""
-        dataset, before_sample = self._recipe.dataset, self._before_sample
+        dataset = self._recipe.dataset
         tolerant = self._recipe.policy.tolerant or self._recipe.policy.refuses_none
         begin = self._clock()
         samples: list[Any] = []
+        indices = task.indices[start:stop]
+        told = self._told(task, start)
         seeded = repeat(None) if seeds is None else seeds.along(start, stop)
         try:
-            for k, index in enumerate(task.indices[start:stop], start):
-                before_sample(task.batch, task.offset + k)
-                if tolerant:
+            if tolerant:
+                for k, _ in zip(range(start, start + len(indices)), told, strict=False):
                     samples.append(self._tolerantly(task, k, seeds))
-                    continue
-                next(seeded)
-                samples.append(dataset[index])
+            else:
+                for index, _, _ in zip(indices, told, seeded, strict=False):
+                    samples.append(dataset[index])
         except BaseException:
             self._position = task.offset + start + len(samples)
             raise
@@ -199,6 +200,12 @@ class Fetcher:
         timing.fetch_s += self._clock() - begin
         timing.samples += len(samples)
         return samples
+
+    def _told(self, task: Task, start: int) -> Iterator[None]:
+        """Tells the caller of the next sample, from `start` on, whenever an item is asked for."""
+        if self._before_sample is None:
+            return repeat(None)
+        return map(self._before_sample, repeat(task.batch), count(task.offset + start))
 
     def _tolerantly(self, task: Task, k: int, seeds: Seeds | None) -> Any:
         """A sample, or another in its place, or `_BAD`, as the policy says."""
@@ -249,7 +256,7 @@ class Fetcher:
         begin, policy = self._clock(), self._recipe.policy
         samples: list[Any] = []
         while len(samples) < len(task.indices):
-            self._before_sample(task.batch, len(samples))
+            next(self._told(task, len(samples)))
             try:
                 sample = next(stream)
                 if sample is None and policy.refuses_none:
@@ -285,7 +292,7 @@ class Fetcher:
         if self._memory is None:
             return Direct(ready.batches([len(task.indices)], self._scratch)[0])
         try:
-            self._before_sample(task.batch, task.offset)
+            next(self._told(task, 0))
         except Abandoned:
             return Dropped()
         tensors = self._tensors(slot, ready.spec, task.batch_size)
@@ -304,7 +311,7 @@ class Fetcher:
         self, get_many: Callable[[list[Any]], Any], task: Task, timing: Timing, seeds: Seeds | None
     ) -> Any:
         """All samples of a batch by one call, under the first one's seed."""
-        self._before_sample(task.batch, 0)
+        next(self._told(task, 0))
         begin = self._clock()
         if task.indices and seeds is not None:
             seeds.set(0)
