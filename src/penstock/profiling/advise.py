@@ -68,6 +68,11 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
             "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1",
             "in the environment (with OpenCV, cv2.setNumThreads(0) in worker_init_fn): one thread a worker",
         )
+    if cause is Cause.INTERPRETER:
+        yield Advice(
+            "no threads of the dataset's own that run Python",
+            "each worker is a process with an interpreter lock of its own: do that work in dataset[i] itself",
+        )
     if cause is Cause.SERIALISED:
         few = _fewest(m, range(1, max(2, setting.num_workers)))
         if few is not None and few < setting.num_workers:
@@ -165,7 +170,8 @@ def _cache_after(m: Measurement, part: Part) -> Advice | None:
     following = parts[parts.index(part) + 1] if part is not parts[-1] else None
     steady = following is None or following.deterministic is not True
     until = "" if steady or following is None else f", until={following.name!r}"
-    why = f"all up to {part.name} is the same every time"
+    upto = part.name if part.kind == "transform" else "the transforms"
+    why = f"all up to {upto} is the same every time"
     fill_s = (m.setting.dataset_size or 0) / max(figures.samples_per_s(m), 1e-9)
     cut = following.name if until and following is not None else None
     changes = {CACHE_UNTIL: cut} if fill_s <= FILL_S else {}
