@@ -278,6 +278,8 @@ class TestBadSamples:
 
     def test_a_limit(self, tmp_path: Path) -> None:
         make_folder(tmp_path / "in", 10, bad=(0, 4, 9))
+        with pytest.raises(PrepareError, match=r"more samples .* max_errors=0 allows; the last: sample"):
+            prepare(tmp_path / "in", tmp_path / "out", on_error="skip", max_errors=0)
         with pytest.raises(PrepareError, match=r"more samples .* max_errors=2 allows; the last: sample 9"):
             prepare(tmp_path / "in", tmp_path / "out", on_error="skip", max_errors=2)
         assert len(prepare(tmp_path / "in", tmp_path / "out", on_error="skip", max_errors=3)) == 17
@@ -308,6 +310,7 @@ class TestMistakes:
             ({"shard_size": 0}, "shard_size should be"),
             ({"on_error": "replace"}, "on_error should be 'raise' or 'skip'"),
             ({"max_errors": 3}, "max_errors is for on_error='skip'"),
+            ({"max_errors": float("nan"), "on_error": "skip"}, "max_errors should be a number"),
             ({"workers": -1}, "workers should be 0 or more"),
             ({"until": 1}, "until is for the transform of a dataset"),
         ],

@@ -74,6 +74,8 @@ def prepare(
         raise PrepareError(f"on_error should be 'raise' or 'skip', but got {on_error!r}")
     if max_errors is not None and on_error == "raise":
         raise PrepareError("max_errors is for on_error='skip': without that, the first error ends the work")
+    if max_errors is not None and not max_errors >= 0:
+        raise PrepareError(f"max_errors should be a number or a share, but got {max_errors}")
     if workers is not None and workers < 0:
         raise PrepareError(f"workers should be 0 or more, but got {workers}")
     settings = Settings(resize_short, format, quality, *shard_limits(shard_size), until)
@@ -87,8 +89,9 @@ def prepare(
     try:
         with claim(folder, order) as finished:
             if not finished:
-                limit = 0 if on_error == "raise" else max_errors
-                _Work(opened, folder, settings, order, count, limit, progress or _ignore).run()
+                tolerant = on_error == "skip"
+                limit = max_errors if tolerant else 0
+                _Work(opened, folder, settings, order, count, tolerant, limit, progress or _ignore).run()
     except NotStorableError as error:
         raise PrepareError(str(error)) from error
     except OSError as error:
@@ -106,11 +109,12 @@ class _Work:
         settings: Settings,
         order: Order,
         workers: int,
+        tolerant: bool,
         max_errors: float | None,
         progress: Progress,
     ) -> None:
         self._source, self._folder, self._workers = source, folder, workers
-        self._limit, self._progress = max_errors, progress
+        self._tolerant, self._limit, self._progress = tolerant, max_errors, progress
         self._total = len(source)
         self._writer = ShardWriter(folder, settings, order, source.classes, self._tell)
         self._bad: list[Bad] = []
@@ -160,7 +164,7 @@ class _Work:
             raise PrepareError(self._too_many(loader.errors[0], loader.errors[-1])) from error
 
     def _too_many(self, first: BadSample, last: BadSample) -> str:
-        if self._limit == 0:
+        if not self._tolerant:
             how = "prepare again with on_error='skip' (--on-error skip): it goes on from here"
             return f"{_told(_entry(first))}. To leave out what can't be made, {how}"
         limit = f"max_errors={self._limit:g}"
