@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import IterableDataset, TensorDataset
 
 import penstock
+from penstock.profiling import figures
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.figures import alone_s
 from penstock.profiling.measure import (
@@ -27,6 +28,7 @@ from penstock.profiling.samples import measure_samples
 from penstock.profiling.trials import source_of
 from penstock.profiling.watching import Limits
 from tests.profiling.subjects import (
+    Beside,
     Cheap,
     Computing,
     Failing,
@@ -112,6 +114,15 @@ def test_threads_beside_the_workers_own_are_seen() -> None:
     problems: list[str] = []
     samples = measure_samples(source_of(loader, 100), 1.0, problems)
     assert samples.other_cpu_s > 0.5 * (samples.cpu_s + samples.other_cpu_s)
+
+
+def test_waiting_for_the_interpreter_lock_is_told_from_other_waits() -> None:
+    loader = penstock.DataLoader(Beside(0.01), batch_size=4, num_workers=1)
+    samples = measure_samples(source_of(loader, 100), 2.0, [])
+    assert figures.interpreter_share(samples) > 0.1  # 0.7 where nothing else runs
+    assert figures.waits_for(samples) == "interpreter"
+    alone = measure_samples(source_of(penstock.DataLoader(Computing(0.01), num_workers=1), 100), 1.0, [])
+    assert figures.interpreter_share(alone) < 0.15
 
 
 @pytest.mark.slow

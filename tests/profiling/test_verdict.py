@@ -137,6 +137,15 @@ def test_threads_in_every_worker_are_told() -> None:
     assert judge(replace(m, machine=replace(m.machine, cores=16))).cause is not Cause.THREADS
 
 
+def test_threads_that_wait_for_the_interpreter_lock_are_told() -> None:
+    m = measured(workers=2, sample=0.01, step=0.01, cores=2)
+    m = replace(m, samples=samples(0.01, 0.005, other_cpu_s=0.005, waits={"interpreter": 0.005}))
+    verdict = judge(m)
+    assert verdict.cause is Cause.INTERPRETER
+    assert "50% of a sample's time waiting for the interpreter lock" in verdict.text
+    assert verdict.advice[0].setting == "no threads of the dataset's own that run Python"
+
+
 def test_a_few_slow_samples_are_named() -> None:
     slow = samples(0.01, p50_s=0.002, max_s=0.8, p99_s=0.8, top_share=0.8, slowest=(SLOW,))
     verdict = judge(replace(measured(workers=2, sample=0.01, step=0.01, cores=2), samples=slow))

@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "stats": 0,
     "machine": 0,
     "original": 0,
+    "names": 0,
     "stateful": 0,
     "distributed": 1,
     "plan": 1,

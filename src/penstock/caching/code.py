@@ -7,11 +7,12 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from penstock.names import parts_of
 
 LIBRARIES = (
     *("torch", "torchvision", "torchaudio", "numpy", "pillow", "pillow-simd", "opencv-python", "scipy"),
@@ -44,15 +45,10 @@ def is_library(module: str | None) -> bool:
     return library_version((module or "").partition(".")[0]) is not None
 
 
-def names_in(code: types.CodeType) -> list[str]:
-    """The global names and the attributes that code refers to, in that of inner functions too."""
-    return sorted({name for part in _parts_of(code) for name in part.co_names})
-
-
 def imported_in(code: types.CodeType, scope: dict[str, Any]) -> list[types.ModuleType]:
     """The modules of the user's that code imports while it runs; they are imported here."""
     found = []
-    for part in _parts_of(code):
+    for part in parts_of(code):
         before: list[Any] = [None, None]
         for instruction in dis.get_instructions(part):
             if instruction.opname == "IMPORT_NAME":
@@ -69,13 +65,6 @@ def _imported(name: str, scope: dict[str, Any], names: Any, level: int) -> list[
     except Exception:  # it isn't there, or can't be had now: then no sample comes of it
         return []
     return [module] if not is_library(module.__name__) else []
-
-
-def _parts_of(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            yield from _parts_of(const)
 
 
 def is_filled(cell: types.CellType) -> bool:

@@ -34,13 +34,13 @@ from penstock.caching.code import (
     is_filled,
     is_library,
     library_version,
-    names_in,
     slots_of,
     unwrapped,
 )
 from penstock.caching.files import Files
 from penstock.collate.dense import bytes_of
 from penstock.errors import NotFingerprintableError
+from penstock.names import names_in
 from penstock.seeding import generator_of
 
 _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice)

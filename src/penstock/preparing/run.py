@@ -62,7 +62,8 @@ def prepare(
         workers: processes; by default as many as there are cores for this one.
         on_error: "raise", or "skip" to leave out samples that can't be made and list them in the manifest.
         max_errors: how many of them end the work nevertheless: a number, or a share below 1.
-        progress: called with the numbers of samples done and in all.
+        progress: called with the numbers of samples done and in all, also while what an earlier run did is
+            looked at.
 
     Raises:
         PrepareError: if it can't be done for a reason that the message tells, such as a sample that can't be
@@ -110,12 +111,13 @@ class _Work:
     ) -> None:
         self._source, self._folder, self._workers = source, folder, workers
         self._limit, self._progress = max_errors, progress
-        self._writer = ShardWriter(folder, settings, order, source.classes)
+        self._total = len(source)
+        self._writer = ShardWriter(folder, settings, order, source.classes, self._tell)
         self._bad: list[Bad] = []
 
     def run(self) -> None:
-        total = len(self._source)
-        self._progress(self._writer.next, total)
+        total = self._total
+        self._tell(self._writer.next)
         if self._writer.next < total:
             with self._loader(range(self._writer.next, total)) as loader:
                 self._load(loader)
@@ -126,6 +128,9 @@ class _Work:
             )
         manifest.write(self._folder)
         (self._folder / UNFINISHED).unlink()
+
+    def _tell(self, done: int) -> None:
+        self._progress(done, self._total)
 
     def _loader(self, indices: Sequence[int]) -> DataLoader[Any]:
         limit = self._limit
@@ -143,14 +148,13 @@ class _Work:
         )
 
     def _load(self, loader: DataLoader[Any]) -> None:
-        total = len(self._source)
         try:
             for batch in loader:
                 self._bad += map(_entry, loader.errors)
                 loader.errors.clear()
                 for index, sample in batch:
                     self._writer.add(index, sample, self._bad)
-                self._progress(index + 1, total)
+                self._tell(index + 1)
             self._bad += map(_entry, loader.errors)
         except TooManyErrorsError as error:
             raise PrepareError(self._too_many(loader.errors[0], loader.errors[-1])) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ class ShardWriter:
         settings: Settings,
         order: Order,
         classes: list[str] | None,
+        found: Callable[[int], None],
     ) -> None:
+        """`found` is called with `next` for every whole shard there: looking at many takes long."""
         self._folder, self._settings, self._order = folder, settings, order
         self._classes = classes
         self._layout: Layout | None = None
@@ -46,7 +48,7 @@ class ShardWriter:
         self._nbytes = 0
         self.next = 0
         self.bad: list[Bad] = []
-        self._go_on()
+        self._go_on(found)
 
     def add(self, index: int, sample: Any, bad: Sequence[Bad]) -> None:
         """The sample made of the source's sample `index`; what is bad of those before is in `bad`, at least.
@@ -107,9 +109,12 @@ class ShardWriter:
     def _path(self, number: int) -> Path:
         return self._folder / f"shard-{number:05d}.arrow"
 
-    def _go_on(self) -> None:
+    def _go_on(self, found: Callable[[int], None]) -> None:
         """Take over the shards that are there, up to the first that is missing or damaged."""
-        shards = list(self._whole_shards())
+        shards = []
+        for shard in self._whole_shards():
+            shards.append(shard)
+            found(shard.about["stop"])
         if not shards:
             return
         for shard in shards:

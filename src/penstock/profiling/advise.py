@@ -68,6 +68,11 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
             "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1",
             "in the environment (with OpenCV, cv2.setNumThreads(0) in worker_init_fn): one thread a worker",
         )
+    if cause is Cause.INTERPRETER:
+        yield Advice(
+            "no threads of the dataset's own that run Python",
+            "each worker is a process with an interpreter lock of its own: do that work in dataset[i] itself",
+        )
     if cause is Cause.SERIALISED:
         few = _fewest(m, range(1, max(2, setting.num_workers)))
         if few is not None and few < setting.num_workers:

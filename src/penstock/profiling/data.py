@@ -136,7 +136,9 @@ class Samples:
     unscheduled_s: float = 0.0
     """Ready to run, but every core was taken."""
     waits: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Seconds it stood still, by what for: "files", "network", "lock", "sleep", "other"."""
+    """Seconds it stood still, by what for: "files", "network", "lock", "interpreter", "sleep", "other".
+
+    "interpreter" is the interpreter lock, which another thread of the same process had."""
     contended_lock: float = 0.0
     """The share of two workers' time that went by waiting for a lock, beyond that of one alone."""
     p50_s: float = 0.0

@@ -20,6 +20,7 @@ class Cause(enum.Enum):
     SERIALISED = "the source serves one worker at a time"
     STORAGE = "samples wait for storage, the network or another source"
     THREADS = "samples compute in more threads than there are cores"
+    INTERPRETER = "threads of one process wait for each other's turn with the interpreter lock"
     OUTLIERS = "a few samples are much slower than the others"
     STARTUP = "the start of the epochs"
     UNKNOWN = "too little could be measured to tell"
@@ -48,6 +49,8 @@ def _of_loading(m: Measurement) -> Cause:
         return Cause.STORAGE if _reads(samples) and not contended(samples) else Cause.SERIALISED
     if samples is None:
         return Cause.CPU if m.trials else Cause.UNKNOWN
+    if figures.interpreter_share(samples) >= 0.2:
+        return Cause.INTERPRETER
     if oversubscribed(m):
         return Cause.THREADS
     if figures.waiting_share(samples) >= 0.5:

@@ -103,6 +103,11 @@ def waits_for(samples: Samples) -> str:
     )
 
 
+def interpreter_share(samples: Samples) -> float:
+    """The share of its time for which it waits for the interpreter lock."""
+    return samples.waits.get("interpreter", 0.0) / alone_s(samples)
+
+
 def threads_share(samples: Samples) -> float:
     """The share of its CPU time that a sample spends in other threads than its own."""
     total = samples.cpu_s + samples.other_cpu_s

@@ -1,17 +1,20 @@
 """Sees where a thread is, some hundred times a second: in which line of user code, and what it stands for.
 
-Linux tells which system call a thread is in. One that only computes may be seen in a futex call, as the
-watcher has the interpreter lock whenever it looks: that counts as a wait only if it was idle since then.
+Linux tells which system call a thread is in. Whether one that only computes had to wait for the interpreter
+lock can't be seen so, as the watcher has that whenever it looks: it waited for as long as it was idle since
+the last look while other threads computed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import sysconfig
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -32,16 +35,19 @@ _CALLS: dict[int, str] = {
     **dict.fromkeys((35, 230), "sleep"),
 }
 """What the system calls of x86-64 stand for; a ``read`` of a pipe or socket counts as network."""
+INTERPRETER = "interpreter"
+_RUNTIME_BYTES = 1 << 20
+"""No less than CPython's ``_PyRuntime``, which holds the interpreter lock; other locks lie on the heap."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """How often the thread was seen where."""
+    """For how long the thread was seen where: microseconds; a look counts for the time since the last."""
 
-    times: int = 0
+    all: int = 0
     lines: Counter[tuple[str, str]] = field(default_factory=Counter)
     still: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Of those, how often it stood still there."""
+    """Of those, how long it stood still there."""
     kinds: Counter[str] = field(default_factory=Counter)
     """What it stood still for."""
 
@@ -52,14 +58,13 @@ class LineSampler:
     def __init__(self) -> None:
         self.seen = Seen()
         self._thread_id, self._native = threading.get_ident(), threading.get_native_id()
-        self._last = 0.0, 0.0
+        self._last = _Clocks()
         self._interval = sys.getswitchinterval()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> LineSampler:
         sys.setswitchinterval(SWITCH_S)
-        self._last = time.perf_counter(), _active(self._native)
         self._thread.start()
         return self
 
@@ -69,24 +74,50 @@ class LineSampler:
         sys.setswitchinterval(self._interval)
 
     def _run(self) -> None:
+        self._last = _Clocks.of(self._native)
         while not self._stop.wait(EVERY_S):
             frame = sys._current_frames().get(self._thread_id)
+            now = _Clocks.of(self._native)
             if frame is not None and not frame.f_code.co_filename.startswith(_OURS):
-                self._note(user_frame(frame), _kind(self._native, self._was_active()))
+                self._note(user_frame(frame), now, self._last)
+            self._last = now
 
-    def _was_active(self) -> bool:
-        """Whether it computed, or wanted to, most of the time since the last look."""
-        now = time.perf_counter(), _active(self._native)
-        before, self._last = self._last, now
-        return now[1] - before[1] > 0.5 * (now[0] - before[0])
-
-    def _note(self, frame: FrameType, kind: str | None) -> None:
+    def _note(self, frame: FrameType, now: _Clocks, last: _Clocks) -> None:
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}", frame.f_code.co_qualname
-        self.seen.times += 1
-        self.seen.lines[where] += 1
-        if kind is not None:
-            self.seen.still[where] += 1
-            self.seen.kinds[kind] += 1
+        kind, part = _still(self._native, *now.since(last))
+        passed = round((now.wall - last.wall) * 1e6)
+        still = round(part * passed)
+        self.seen.all += passed
+        self.seen.lines[where] += passed
+        self.seen.still[where] += still
+        self.seen.kinds[kind] += still
+
+
+@dataclass(frozen=True, slots=True)
+class _Clocks:
+    """Seconds, as the watcher reads them of the watched thread."""
+
+    wall: float = 0.0
+    active: float = 0.0
+    """It computed, or was ready to while every core was taken."""
+    others: float = 0.0
+    """Other threads of the process computed, but for the watcher."""
+
+    @classmethod
+    def of(cls, native: int) -> _Clocks:
+        try:
+            text = Path(f"/proc/self/task/{native}/schedstat").read_text()
+            computed, ready, _ = (int(word) / 1e9 for word in text.split())
+        except (OSError, ValueError):
+            computed = ready = 0.0
+        others = time.process_time() - time.thread_time() - computed
+        return cls(time.perf_counter(), computed + ready, others)
+
+    def since(self, before: _Clocks) -> tuple[float, float]:
+        """(the share of the time in which it was idle, that in which others computed)."""
+        passed = max(self.wall - before.wall, 1e-9)
+        idle = 1 - (self.active - before.active) / passed
+        return min(1.0, max(0.0, idle)), max(0.0, self.others - before.others) / passed
 
 
 def user_frame(frame: FrameType) -> FrameType:
@@ -110,22 +141,27 @@ def _call(native: int) -> tuple[int, int, int] | None:
     return int(words[0]), int(words[1], 16), int(words[2], 16)
 
 
-def _active(native: int) -> float:
-    """Seconds that a thread has computed, or was ready to while every core was taken."""
-    try:
-        computed, ready, _ = Path(f"/proc/self/task/{native}/schedstat").read_text().split()
-    except (OSError, ValueError):
-        return 0.0
-    return (int(computed) + int(ready)) / 1e9
-
-
-def _kind(native: int, active: bool) -> str | None:
-    """What a thread stands still for; None if it computes."""
+def _still(native: int, idle: float, others: float) -> tuple[str, float]:
+    """What a thread stands still for, and for which share of the time."""
     call = _call(native)
-    if call is None or (call[0] == _FUTEX and active):
-        return None
+    if call is None or (call[0] == _FUTEX and (idle <= 0.5 or _is_of_interpreter(call[1]))):
+        return INTERPRETER, min(idle, others)
     kind = _CALLS.get(call[0], "other")
-    return "network" if kind == "files" and call[0] in (0, 19) and not _is_file(call[1]) else kind
+    return ("network" if kind == "files" and call[0] in (0, 19) and not _is_file(call[1]) else kind), 1.0
+
+
+def _is_of_interpreter(address: int) -> bool:
+    """Whether what lies there belongs to CPython itself."""
+    start = _runtime()
+    return start is not None and start <= address < start + _RUNTIME_BYTES
+
+
+@cache
+def _runtime() -> int | None:
+    try:
+        return ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
+    except ValueError:  # another interpreter, or one that hides it
+        return None
 
 
 def _is_file(descriptor: int) -> bool:

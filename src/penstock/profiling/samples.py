@@ -135,9 +135,9 @@ def _slow(cost: Cost) -> SlowSample:
 
 def _still_shares(answer: Answer) -> dict[str, float]:
     seen = answer.seen
-    if seen is None or not seen.times:
+    if seen is None or not seen.all:
         return {}
-    return {kind: times / seen.times for kind, times in seen.kinds.most_common()}
+    return {kind: still / seen.all for kind, still in seen.kinds.most_common() if still}
 
 
 def _contended(alone: dict[str, float], pair: Sequence[Answer]) -> float:
@@ -171,9 +171,9 @@ def _marked(parts: tuple[Part, ...], steady: Answer | None) -> tuple[Part, ...]:
 
 
 def _lines(seen: Seen | None) -> list[Line]:
-    if seen is None or not seen.times:
+    if seen is None or not seen.all:
         return []
     return [
-        Line(where[0], where[1], times / seen.times, seen.still[where] > times / 2)
-        for where, times in seen.lines.most_common(LINES_SHOWN)
+        Line(where[0], where[1], long / seen.all, seen.still[where] > long / 2)
+        for where, long in seen.lines.most_common(LINES_SHOWN)
     ]

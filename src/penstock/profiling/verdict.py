@@ -15,6 +15,7 @@ _STANDS = {
     "files": "reading files",
     "network": "waiting for the network, a pipe or another process",
     "lock": "waiting for a lock",
+    "interpreter": "waiting for the interpreter lock",
     "sleep": "sleeping",
     "other": "waiting",
 }
@@ -112,6 +113,12 @@ def _of_samples(m: Measurement, samples: Samples, cause: Cause) -> Iterator[str]
         yield f"A worker spends {part} of a sample's time {what}, not computing."
         if figures.plateau(m) is not None:
             yield _no_scaling(m)
+    elif cause is Cause.INTERPRETER:
+        part = share(figures.interpreter_share(samples))
+        yield (
+            f"A worker spends {part} of a sample's time waiting for the interpreter lock, while other "
+            "threads of its process run Python: threads don't make Python code faster, workers do."
+        )
     elif cause is Cause.THREADS:
         yield (
             f"{share(figures.threads_share(samples))} of a sample's CPU time is spent in other threads than "
