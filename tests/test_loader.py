@@ -406,6 +406,30 @@ def test_a_class_of_the_program_that_only_its_name_can_send(method: str, tmp_pat
     assert (done.stdout, done.stderr) == ("[[0, 10, 20, 30]]\n", "")
 
 
+def test_a_spawned_interpreter_takes_down_what_the_program_made(tmp_path: Path) -> None:
+    """As Python does at the end of a process; C++ libraries tell on standard error of what is left."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+        import os, penstock
+
+        class Ends:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self, write=os.write):
+                write(1, b"ended\\n")
+
+        kept = Ends()
+        if __name__ == "__main__":
+            loader = penstock.DataLoader([1, 2], num_workers=1, multiprocessing_context="spawn")
+            assert [int(batch) for batch in loader] == [1, 2]
+        """)
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("ended\n" * 2, "")
+
+
 # -- randomness ----------------------------------------------------------------------------------
 
 
@@ -836,3 +860,9 @@ def test_a_subclass_may_have_attributes_of_the_names_that_are_ours() -> None:
     loader = Theirs(Squares(8), seed="theirs", batch_size=2, num_workers=1)
     assert len(list(loader)) == 4
     assert (loader.seed, loader.errors, loader.on_error) == ("theirs", [], "theirs")
+
+
+def test_a_prefetch_factor_that_is_no_whole_number_is_refused_as_in_torch() -> None:
+    for kind in (torch.utils.data.DataLoader, DataLoader):
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            iter(kind(Squares(4), num_workers=1, prefetch_factor=1.5))  # type: ignore[arg-type]

@@ -399,6 +399,22 @@ def test_a_batch_that_failed_was_handed_over_as_an_exception(workers: int) -> No
     assert [batch[1].tolist() for batch in other] == expected == [[*range(b, b + 4)] for b in (8, 12, 16)]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_no_batch_was_handed_over_as_an_exception(workers: int) -> None:
+    batches: Any = [[0], None, [1], [2, 3]]
+    loader = DataLoader(Squares(4), batch_sampler=batches, num_workers=workers)
+    iterator = iter(loader)
+    next(iterator)
+    with pytest.raises(TypeError, match="not iterable"):
+        next(iterator)
+    state = loader.state_dict()
+    other = DataLoader(Squares(4), batch_sampler=batches, num_workers=workers)
+    other.load_state_dict(state)
+    assert (
+        [batch[1].tolist() for batch in other] == [batch[1].tolist() for batch in iterator] == [[1], [2, 3]]
+    )
+
+
 def test_a_run_that_broke_can_be_saved() -> None:
     loader = DataLoader(Kills(signal.SIGKILL, bad=9), batch_size=4, num_workers=1, max_retries=1)
     iterator = iter(loader)

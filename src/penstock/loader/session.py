@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import operator
 import os
 from collections.abc import Callable
 from functools import partial
@@ -243,3 +244,4 @@ def _check(loader: Loader) -> None:
         raise AssertionError("_SingleProcessDataLoaderIter requires timeout == 0")
     if loader.num_workers > 0 and loader.prefetch_factor == 0:
         raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
+    operator.index(loader.prefetch_factor or 1)
