@@ -57,9 +57,7 @@ class Passage:
             self.base_seed, self.count = loaded["base_seed"], loaded["count"]
             self.announced, self._generator = loaded["announced"], loaded.get("generator")
             return Place(loaded["_num_yielded"], loaded["missing"], loaded["order"])
-        if (
-            loaded["base_seed"] is None
-        ):  # no epoch had begun, though here some may have
+        if loaded["base_seed"] is None:  # no epoch had begun, though here some may have
             self.count = None if loader._seed is None else 0
             self.renewed |= keeps_seed(loader)
         if loaded["base_seed"] is not None and keeps_seed(loader):
