@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.report import Report
@@ -42,6 +44,22 @@ TRAINING = """
     if __name__ == "__main__":
         main()
         print("never")
+"""
+
+CROPS = """
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision.transforms import Compose, RandomCrop, ToTensor
+
+    class Images(Dataset):
+        def __init__(self): self.transform = Compose([RandomCrop(32), ToTensor()])
+        def __len__(self): return 4000
+        def __getitem__(self, index):
+            with Image.open(f"{index % 8}.jpg") as file:
+                return self.transform(file.convert("RGB"))
+
+    for batch in DataLoader(Images(), batch_size=8, num_workers=1):
+        pass
 """
 
 
@@ -235,6 +253,24 @@ class TestTheArticlesPrograms:
         assert report.data.setting.num_workers == 4
         assert report.verdict.cause is Cause.CHEAP
         assert report.verdict.advice[0].setting == "num_workers=0"
+
+    def test_decoding_is_seen_and_may_be_cached_before_a_random_step(self, tmp_path: Path) -> None:
+        """Pillow imports what decodes with the first image, which the program itself never opens."""
+        for number in range(8):
+            pixels = np.random.default_rng(number).integers(0, 255, (300, 400, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
+        write(tmp_path, CROPS)
+        ran = Ran("--seconds", "1", "--json", "report.json", "train.py", cwd=tmp_path)
+        assert ran.status == 0, ran.errors
+        report = Report.load(tmp_path / "report.json")
+        samples = report.data.samples
+        assert samples is not None
+        before, after = dict.fromkeys(("reading", "decoding", "dataset"), True), ("RandomCrop", "ToTensor")
+        known = {part.name: part.deterministic for part in samples.parts}
+        assert known == {**before, **dict.fromkeys(after, False)}
+        decoding = next(part for part in samples.parts if part.name == "decoding")
+        assert decoding.wall_s > 0.5 * samples.wall_s
+        assert any("penstock.cache(dataset)" in advice.setting for advice in report.verdict.advice)
 
     def test_the_images_want_no_more_workers_than_cores(self, tmp_path: Path) -> None:
         """As it stands the program fails, as it never imports `time`."""

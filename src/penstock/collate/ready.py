@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from penstock.collate.dense import bytes_of
 from penstock.collate.rows import Spec, tensors_of
 from penstock.collate.scratch import Scratch
 from penstock.tree import LEAF, unflatten
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """torch gathers no unsigned numbers of these sizes; their bits are moved as these."""
+
+ALONE_BYTES = 4 << 20
+"""Up to here one thread gathers as fast as two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,23 @@ class ReadyRows:
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""
         for column, out in zip(self.columns, tensors, strict=True):
-            torch.index_select(_as_signed(column), 0, self.rows, out=_as_signed(out))
+            _take(column, self.rows, out)
+
+
+def _take(column: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+    """Gather rows into `out`; a few by one thread, as torch's several wait for each other where cores are
+    taken."""
+    row_bytes = column[0].nbytes if len(column) else 0
+    if 0 < out.nbytes <= ALONE_BYTES and column.is_contiguous() and out.is_contiguous():
+        np.take(_as_items(column, row_bytes), rows.numpy(), out=_as_items(out, row_bytes), mode="clip")
+    else:
+        torch.index_select(_as_signed(column), 0, rows, out=_as_signed(out))
+
+
+def _as_items(column: torch.Tensor, row_bytes: int) -> NDArray[np.void]:
+    """Each row as one item of so many bytes."""
+    items: NDArray[np.void] = bytes_of(column).numpy().view(np.dtype((np.void, row_bytes)))
+    return items
 
 
 def _as_signed(column: torch.Tensor) -> torch.Tensor:

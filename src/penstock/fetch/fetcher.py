@@ -12,25 +12,10 @@ from collections.abc import Callable, Iterator
 from itertools import count, repeat
 from typing import Any
 
-import torch
-
 from penstock.arena import Memory
 from penstock.bad import BadSample, NoneSampleError, describe
-from penstock.collate import (
-    BlockWriter,
-    Irregular,
-    ReadyRows,
-    RowWriter,
-    Scratch,
-    Spec,
-    group_of,
-    spec_of,
-    stack_into,
-    tensors_of,
-)
+from penstock.collate import Irregular, ReadyRows, RowWriter, Spec
 from penstock.fetch.outcomes import (
-    Block,
-    Direct,
     Dropped,
     Exhausted,
     Failed,
@@ -40,6 +25,7 @@ from penstock.fetch.outcomes import (
     Rows,
     Timing,
 )
+from penstock.fetch.placing import Placer
 from penstock.fetch.recipe import Recipe, batched_getter, ready_getter
 from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
 from penstock.seeding import SampleSeeder, Seeds
@@ -56,12 +42,9 @@ class Abandoned(Exception):
 
 
 class Fetcher:
-    """Runs tasks of one recipe.
+    """Runs tasks of one recipe; `memory` and `can_send` are its `Placer`'s.
 
-    `memory` is the process's mapping of the arena. Without one, every batch is collated and returned as an
-    object, exactly as torch does it.
-    With no `seeder` the generators are left to the dataset, as torch does. `can_send` tells whether the
-    caller can be told of a spec.
+    With no `seeder` the generators are left to the dataset, as torch does.
 
     Attributes:
         bad: the bad samples of the task that was run last.
@@ -76,22 +59,19 @@ class Fetcher:
         worker: int = 0,
         can_send: Callable[[Spec], bool] = lambda _: True,
     ) -> None:
-        self._recipe, self._memory = recipe, memory
-        self._worker, self._can_send = worker, can_send
+        self._recipe, self._worker = recipe, worker
+        self._placer = Placer(memory, recipe.collate_fn, can_send)
         self._course = Course(0, 0, 0)
         self._stream: Stream | None = None
         self._before_sample = before_sample
         self._seeder = seeder
         self._get_many = batched_getter(recipe.dataset) if recipe.batched and not recipe.iterable else None
         self._ready = ready_getter(recipe.dataset) if recipe.rows and not recipe.iterable else None
-        self._spec: Spec | None = None
         self._clock = time.perf_counter
         self._position: int | None = None
         self._completed = False
         self.bad: list[BadSample] = []
         self._seeds: list[int] = []
-        self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
-        self._scratch = Scratch()
 
     def run(self, task: Task, slot: int) -> tuple[Outcome, Timing]:
         """Run one task; `slot` is acquired for its batch. What user code raises comes as `Failed`."""
@@ -106,7 +86,7 @@ class Fetcher:
         """Begin an epoch, of an iterable dataset where `standing` says; raises what ``iter()`` on that
         raises."""
         self._course = course
-        self._views.clear()  # the main process may have given memory back
+        self._placer.begin()
         if self._recipe.iterable:
             self._begin_stream(standing or Standing())
         elif self._seeder is not None:
@@ -119,7 +99,7 @@ class Fetcher:
     def _begin_stream(self, standing: Standing) -> None:
         """Generators that the dataset keeps are left alone: it may share its shards out by what they draw,
         which has to be the same in all workers and on all ranks."""
-        if self._seeder is not None and self._memory is not None:
+        if self._seeder is not None and self._placer.shares:
             self._seeder.seed_global(self._seeds_of(0, 0, (self._worker,))[0])
         self._stream = Stream(self._recipe.dataset, standing)
 
@@ -164,11 +144,11 @@ class Fetcher:
             return self._next_of_stream(task, slot, timing)
         if self._get_many is not None:
             try:
-                return self._batch_of(self._fetch_many(self._get_many, task, timing, seeds), task, slot)
+                return self._whole(self._fetch_many(self._get_many, task, timing, seeds), task, slot)
             except Exception:
                 if not self._recipe.policy.tolerant:
                     raise  # otherwise see, one by one, which of them is bad
-        elif self._recipe.batched and task.rows and task.indices and self._memory is not None:
+        elif self._recipe.batched and task.rows and task.indices and self._placer.shares:
             return self._rows(task, slot, timing, seeds)
         fetched = self._fetch(task, 0, len(task.indices), timing, seeds)
         tolerant = self._recipe.policy.tolerant
@@ -247,7 +227,7 @@ class Fetcher:
         if not self._recipe.batched:
             return self._collated(samples[0], slot)
         try:
-            return self._batch_of(samples, task, slot)
+            return self._whole(samples, task, slot)
         except Irregular:
             return self._collated(samples, slot)
 
@@ -281,7 +261,7 @@ class Fetcher:
             return None
         begin = self._clock()
         ready = self._ready(task.indices)
-        if ready is None or (self._memory is not None and not self._known(ready.spec)):
+        if ready is None or (self._placer.shares and not self._placer.knows(ready.spec)):
             return None
         timing.fetch_s += self._clock() - begin
         timing.samples += len(task.indices)
@@ -289,23 +269,11 @@ class Fetcher:
 
     def _place_ready(self, ready: ReadyRows, task: Task, slot: int) -> Outcome:
         self.bad = []
-        if self._memory is None:
-            return Direct(ready.batches([len(task.indices)], self._scratch)[0])
         try:
             next(self._told(task, 0))
         except Abandoned:
             return Dropped()
-        tensors = self._tensors(slot, ready.spec, task.batch_size)
-        end = task.offset + len(task.indices)
-        ready.copy_to([tensor[task.offset : end] for tensor in tensors])
-        return Rows(ready.spec, task.batch_size)
-
-    def _known(self, spec: Spec) -> bool:
-        """Whether the caller knows, or can be told of, this spec, which is then that of the samples."""
-        if spec is not self._spec and not self._can_send(spec):
-            return False
-        self._spec = spec
-        return True
+        return self._placer.ready(ready, slot, task.offset, task.batch_size)
 
     def _fetch_many(
         self, get_many: Callable[[list[Any]], Any], task: Task, timing: Timing, seeds: Seeds | None
@@ -326,13 +294,13 @@ class Fetcher:
         writer: RowWriter | None = None
         left_out: list[int] = []
         tolerant = self._recipe.policy.tolerant
-        done, group = 0, 1 if self._spec is None else group_of(self._spec)
+        done, group = 0, self._placer.group
         while done < len(task.indices):
             samples = self._fetch(task, done, done + group, timing, seeds)
             row = task.offset + done
             for first, run in _runs(samples, row, left_out) if tolerant else ((row, samples),):
                 if writer is None:
-                    writer = self._writer(run[0], slot, task.batch_size)
+                    writer = self._placer.writer(run[0], slot, task.batch_size)
                     group = writer.group
                 writer.write(run, first)
             done += len(samples)
@@ -341,40 +309,15 @@ class Fetcher:
             return LeftOut(tuple(left_out))
         return Rows(writer.spec, task.batch_size, tuple(left_out))
 
-    def _batch_of(self, many: Any, task: Task, slot: int) -> Outcome:
+    def _whole(self, many: Any, task: Task, slot: int) -> Outcome:
         """The batch of samples that came all at once."""
-        if not (task.rows and self._memory is not None and isinstance(many, list | tuple) and many):
-            return self._collated(many, slot)
-        writer = self._writer(many[0], slot, len(many))
-        for start in range(0, len(many), writer.group):
-            writer.write(many[start : start + writer.group], start)
-        return Rows(writer.spec, len(many))
-
-    def _writer(self, first: Any, slot: int, rows: int) -> RowWriter:
-        spec = spec_of(first, self._spec)
-        if not self._known(spec):
-            raise Irregular
-        return RowWriter(spec, self._tensors(slot, spec, rows))
-
-    def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:
-        """The columns of a slot; making 200 views anew for every task would be felt."""
-        known = self._views.get(slot)
-        if known is not None and known[0] is spec and known[1] == rows:
-            return known[2]
-        assert self._memory is not None
-        tensors = tensors_of(self._memory.reserve(slot, spec.layout(rows)[1]), spec, rows)
-        self._views[slot] = (spec, rows, tensors)
-        return tensors
+        if task.rows and self._placer.shares and isinstance(many, list | tuple) and many:
+            return self._placer.whole(many, slot)
+        return self._collated(many, slot)
 
     def _collated(self, samples: Any, slot: int) -> Outcome:
         self._position = None
-        with stack_into(self._scratch):
-            batch = self._recipe.collate_fn(samples)
-        del samples
-        memory = self._memory
-        if memory is None:
-            return Direct(batch)
-        return Block(*BlockWriter(lambda nbytes: memory.reserve(slot, nbytes)).pack(batch))
+        return self._placer.collated(samples, slot)
 
 
 def _runs(samples: list[Any], first: int, left_out: list[int]) -> Iterator[tuple[int, list[Any]]]:

@@ -170,7 +170,8 @@ def _cache_after(m: Measurement, part: Part) -> Advice | None:
     following = parts[parts.index(part) + 1] if part is not parts[-1] else None
     steady = following is None or following.deterministic is not True
     until = "" if steady or following is None else f", until={following.name!r}"
-    why = f"all up to {part.name} is the same every time"
+    upto = part.name if part.kind == "transform" else "the transforms"
+    why = f"all up to {upto} is the same every time"
     fill_s = (m.setting.dataset_size or 0) / max(figures.samples_per_s(m), 1e-9)
     cut = following.name if until and following is not None else None
     changes = {CACHE_UNTIL: cut} if fill_s <= FILL_S else {}

@@ -21,6 +21,7 @@ BEYOND_MEASURED = 0.12
 CACHE_BYTES_PER_S = 2e9
 CACHE_SAMPLE_S = 1e-5
 """What it takes to read a cached sample: its bytes, and something for itself."""
+MOST_SAVED = 0.999
 SIZES = {
     "uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2, "int16": 2,
     "float32": 4, "int32": 4, "float64": 8, "int64": 8,
@@ -56,10 +57,11 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Saving:
-    """What a change takes off a sample's cost."""
+    """What a change takes off a sample's cost: shares, as the machine may have been slower or faster when the
+    parts of a sample were measured than when the loader was."""
 
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
+    wall: float = 0.0
+    cpu: float = 0.0
     cached_bytes: int = 0
     size: float = 1.0
     """Of a sample, to what it is now."""
@@ -114,7 +116,7 @@ def _inline(m: Measurement, saving: _Saving) -> dict[str, float]:
     rate = figures.inline_rate(m)
     if rate is None:
         raise ValueError("it wasn't measured what a sample costs without workers")
-    each = max(1 / rate - saving.wall_s, 1e-9)
+    each = (1 - saving.wall) / rate
     return {"loading": 1 / (figures.step_s(m) + figures.batch_size(m) * each)}
 
 
@@ -123,10 +125,9 @@ def _pooled(m: Measurement, workers: int, saving: _Saving) -> dict[str, float]:
     trials = {n: t for n, t in figures.trials_of(m).items() if n > 0}
     each, handoff, cpu = _costs(m, trials)
     rate = _loader_rate(m, trials, workers, each)
-    scale = max(each - saving.wall_s, 1e-9) / each
-    loading = rate / scale / b
+    loading = rate / (1 - saving.wall) / b
     main_cpu = handoff + figures.step_cpu_s(m)
-    cpu_batch = b * max(cpu - saving.cpu_s, 1e-9) + main_cpu
+    cpu_batch = b * cpu * (1 - saving.cpu) + main_cpu
     source = figures.plateau(m)
     served = {"source": source / b} if source is not None and saving.reads else {}
     return {  # of two that are equal, the first is named
@@ -171,7 +172,8 @@ def _loader_rate(m: Measurement, trials: dict[int, Trial], workers: int, each: f
 def _saving(m: Measurement, cache_after: str | None, dtype: str | None) -> _Saving:
     wall = cpu = 0.0
     cached, size, reads = 0, 1.0, True
-    nbytes = m.samples.nbytes if m.samples is not None else 0
+    samples = m.samples
+    nbytes = samples.nbytes if samples is not None else 0
     if cache_after is not None:
         before = prefix(m, cache_after)
         nbytes_there = before[-1].nbytes or nbytes
@@ -180,9 +182,17 @@ def _saving(m: Measurement, cache_after: str | None, dtype: str | None) -> _Savi
         cached, reads = nbytes_there * (m.setting.dataset_size or 0), False
     if dtype is not None:
         size = _size_ratio(m, dtype)
-        collate = m.samples.collate_s if m.samples is not None else 0.0
+        collate = samples.collate_s if samples is not None else 0.0
         wall, cpu = wall + collate * (1 - size), cpu + collate * (1 - size)
-    return _Saving(wall, cpu, cached, size, reads)
+    if samples is None:
+        return _Saving(0.0, 0.0, cached, size, reads)
+    of_wall, of_cpu = samples.wall_s + samples.collate_s, figures.sample_cpu_s(m)
+    return _Saving(_share(wall, of_wall), _share(cpu, of_cpu), cached, size, reads)
+
+
+def _share(saved: float, whole: float) -> float:
+    """Something is always left to do."""
+    return min(MOST_SAVED, saved / whole) if whole > 0 else 0.0
 
 
 def prefix(m: Measurement, name: str) -> tuple[Part, ...]:

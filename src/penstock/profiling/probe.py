@@ -74,6 +74,8 @@ class Answer:
     """The names of the transforms' steps that are the same every time; None if that wasn't found out."""
     whole: bool = False
     """Whether samples as a whole are."""
+    begins: bool = False
+    """Whether what comes before the transforms is."""
     problem: str | None = None
 
 
@@ -151,6 +153,8 @@ class Probe(Dataset[Answer]):
         return min(taken, default=0.0)
 
     def _parts(self, task: Task, answer: Answer) -> None:
+        for _, _, make in islice(_calls(self.dataset, self._iterable, task), 1):
+            make()  # libraries import some of their modules only now
         stopwatch = Stopwatch()
         time_libraries(stopwatch)
         dataset = split(self.dataset, stopwatch)
@@ -178,7 +182,7 @@ class Probe(Dataset[Answer]):
         except NotRepeatableError:
             answer.steady = ()
             return
-        answer.whole = found.whole
+        answer.whole, answer.begins = found.whole, True
         answer.steady = tuple(step.name for _, steps in found.pipelines for step in steps if step.kept)
 
 

@@ -158,11 +158,10 @@ def _marked(parts: tuple[Part, ...], steady: Answer | None) -> tuple[Part, ...]:
     """With what is known of each: the same every time, or not."""
     if steady is None or steady.steady is None:
         return parts
-    anything = steady.whole or bool(steady.steady)
 
     def known(part: Part) -> bool | None:
         if part.kind != "transform":
-            return True if anything else None
+            return True if steady.begins else None
         if steady.whole:
             return True
         return part.name.split(" #")[0] in (steady.steady or ())

@@ -1,0 +1,44 @@
+"""Rows that lie in memory: a gather of any of them is what torch gathers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from penstock.collate import ReadyRows, Scratch, spec_of
+from penstock.collate.ready import ALONE_BYTES
+
+DTYPES = [torch.uint8, torch.bool, torch.int16, torch.uint16, torch.float16, torch.bfloat16, torch.float32]
+DTYPES += [torch.int64, torch.uint64, torch.float64, torch.complex64, torch.complex128]
+
+
+def column_of(shape: tuple[int, ...], dtype: torch.dtype, rows: int = 50) -> torch.Tensor:
+    return (torch.arange(rows * torch.Size(shape).numel()) % 251).reshape(rows, *shape).to(dtype)
+
+
+def gathered(column: torch.Tensor, rows: list[int], sizes: list[int]) -> list[torch.Tensor]:
+    batches = ReadyRows(spec_of(column[0].clone()), [column], torch.tensor(rows)).batches(sizes, Scratch())
+    return [batch.clone() for batch in batches]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 5), (0,)], ids=str)
+def test_any_dtype_and_shape(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    column = column_of(shape, dtype)
+    rows = [49, 0, 7, 7, 12]
+    first, second = gathered(column, rows, [3, 2])
+    assert first.dtype == second.dtype == dtype
+    expected = torch.stack([column[row] for row in rows])
+    assert torch.equal(torch.cat([first, second]), expected)
+
+
+def test_more_than_one_thread_gathers() -> None:
+    column = column_of((ALONE_BYTES // 4,), torch.float32, rows=3)
+    (batch,) = gathered(column, [2, 0], [2])
+    assert torch.equal(batch, column[[2, 0]])
+
+
+def test_columns_that_do_not_lie_together() -> None:
+    column = column_of((3, 4), torch.float32).transpose(1, 2)
+    (batch,) = gathered(column, [5, 1], [2])
+    assert torch.equal(batch, column[[5, 1]])
