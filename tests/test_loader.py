@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
@@ -634,6 +636,21 @@ def test_more_batches_are_kept_than_there_are_slots(monkeypatch: pytest.MonkeyPa
         kept = list(loader)
         assert [labels[0].item() for _, labels in kept] == list(range(0, 400, 4))
         assert len(list(loader)) == 100, "also while the first epoch's are held"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_closed_loader_held_is_gone_with_it(workers: int) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        loader = DataLoader(Squares(8), batch_size=4, num_workers=workers)
+        list(loader)
+        loader.close()
+        arena = weakref.ref(loader.__dict__["_latest"][1])
+        del loader
+        assert arena() is None, "not only when the garbage collector comes"
+    finally:
+        gc.enable()
 
 
 # -- randomness that leaves no trace -------------------------------------------------------------

@@ -158,6 +158,26 @@ def test_before_the_first_epoch(order: str, workers: int) -> None:
     assert equal(list(other), expected)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (1, False), (1, True)])
+def test_back_to_before_the_first_epoch(seed: int | None, workers: int, persistent: bool) -> None:
+    def loader() -> DataLoader[Any]:
+        return DataLoader(
+            Noise(12), 4, shuffle=True, num_workers=workers, persistent_workers=persistent, seed=seed
+        )
+
+    torch.manual_seed(2)
+    with loader() as fresh:
+        state = through_json(fresh.state_dict())
+        expected = [list(fresh), list(fresh)]
+    with loader() as used:
+        list(used)
+        take(used, 2)
+        used.load_state_dict(state)
+        torch.manual_seed(2)
+        assert equal([list(used), list(used)], expected)
+
+
 @pytest.mark.parametrize("order", sorted(ORDERS))
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_at_the_last_batch_nothing_is_left_and_then_a_full_epoch(order: str, workers: int) -> None:
