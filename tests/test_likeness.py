@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import signal
 from typing import Any
 
@@ -65,6 +67,21 @@ def test_workers_are_processes() -> None:
         worker.join(30)
     assert [(worker.is_alive(), worker.exitcode) for worker in workers] == [(False, 0)] * 2
     assert [worker.pid for worker in iterator._workers] == [worker.pid for worker in workers]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iterator_is_not_copied(workers: int) -> None:
+    iterator = iter(DataLoader(Squares(4), num_workers=workers))
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(NotImplementedError, match="cannot be pickled"):
+            copied(iterator)
+
+
+def test_whether_it_was_shut_down_is_told() -> None:
+    iterator = iter(DataLoader(Squares(40), num_workers=2))
+    assert not iterator._shutdown
+    iterator._shutdown_workers()
+    assert iterator._shutdown
 
 
 def test_workers_of_an_epoch_that_is_over_are_known() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
@@ -406,6 +408,30 @@ def test_a_class_of_the_program_that_only_its_name_can_send(method: str, tmp_pat
     assert (done.stdout, done.stderr) == ("[[0, 10, 20, 30]]\n", "")
 
 
+def test_a_spawned_interpreter_takes_down_what_the_program_made(tmp_path: Path) -> None:
+    """As Python does at the end of a process; C++ libraries tell on standard error of what is left."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+        import os, penstock
+
+        class Ends:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self, write=os.write):
+                write(1, b"ended\\n")
+
+        kept = Ends()
+        if __name__ == "__main__":
+            loader = penstock.DataLoader([1, 2], num_workers=1, multiprocessing_context="spawn")
+            assert [int(batch) for batch in loader] == [1, 2]
+        """)
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("ended\n" * 2, "")
+
+
 # -- randomness ----------------------------------------------------------------------------------
 
 
@@ -610,6 +636,21 @@ def test_more_batches_are_kept_than_there_are_slots(monkeypatch: pytest.MonkeyPa
         kept = list(loader)
         assert [labels[0].item() for _, labels in kept] == list(range(0, 400, 4))
         assert len(list(loader)) == 100, "also while the first epoch's are held"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_closed_loader_held_is_gone_with_it(workers: int) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        loader = DataLoader(Squares(8), batch_size=4, num_workers=workers)
+        list(loader)
+        loader.close()
+        arena = weakref.ref(loader.__dict__["_latest"][1])
+        del loader
+        assert arena() is None, "not only when the garbage collector comes"
+    finally:
+        gc.enable()
 
 
 # -- randomness that leaves no trace -------------------------------------------------------------
@@ -864,3 +905,9 @@ def test_several_threads_draw_from_one_iterator(workers: int, end: str) -> None:
     loader.close()
     if end == "its end":
         assert sorted(i for _ in range(100) for i in taken.get_nowait()) == list(range(200))
+
+
+def test_a_prefetch_factor_that_is_no_whole_number_is_refused_as_in_torch() -> None:
+    for kind in (torch.utils.data.DataLoader, DataLoader):
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            iter(kind(Squares(4), num_workers=1, prefetch_factor=1.5))  # type: ignore[arg-type]

@@ -126,6 +126,27 @@ def test_unmodified_transforms_for_any_number_of_workers(library: Callable[[], A
         assert equal(found, expected), (workers, prefetch)
 
 
+class Mixing:
+    """A collate function with generators of its own, one of them made when it is first called."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        self.late: random.Random | None = None
+
+    def __call__(self, samples: list[Any]) -> Any:
+        self.late = self.late or random.Random()
+        drawn = self.rng.random(), self.late.random(), torch.rand(2), random.random(), np.random.rand()
+        return torch.stack([picture for picture, _ in samples]), [index for _, index in samples], *drawn
+
+
+def test_a_collate_fn_that_draws_for_any_number_of_workers() -> None:
+    dataset = Pictures(torch.from_numpy)
+    expected = epochs(dataset, 0, collate_fn=Mixing())
+    assert len({batch[2] for epoch in expected for batch in epoch}) == 2 * SIZE // BATCH
+    for workers in (1, 2, 5):
+        assert equal(epochs(dataset, workers, collate_fn=Mixing()), expected), workers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_every_start_method(method: str) -> None:

@@ -158,6 +158,26 @@ def test_before_the_first_epoch(order: str, workers: int) -> None:
     assert equal(list(other), expected)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (1, False), (1, True)])
+def test_back_to_before_the_first_epoch(seed: int | None, workers: int, persistent: bool) -> None:
+    def loader() -> DataLoader[Any]:
+        return DataLoader(
+            Noise(12), 4, shuffle=True, num_workers=workers, persistent_workers=persistent, seed=seed
+        )
+
+    torch.manual_seed(2)
+    with loader() as fresh:
+        state = through_json(fresh.state_dict())
+        expected = [list(fresh), list(fresh)]
+    with loader() as used:
+        list(used)
+        take(used, 2)
+        used.load_state_dict(state)
+        torch.manual_seed(2)
+        assert equal([list(used), list(used)], expected)
+
+
 @pytest.mark.parametrize("order", sorted(ORDERS))
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_at_the_last_batch_nothing_is_left_and_then_a_full_epoch(order: str, workers: int) -> None:
@@ -397,6 +417,22 @@ def test_a_batch_that_failed_was_handed_over_as_an_exception(workers: int) -> No
     other = DataLoader(Fails(ValueError("bad"), bad=5), batch_size=4, num_workers=workers)
     other.load_state_dict(state)
     assert [batch[1].tolist() for batch in other] == expected == [[*range(b, b + 4)] for b in (8, 12, 16)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_no_batch_was_handed_over_as_an_exception(workers: int) -> None:
+    batches: Any = [[0], None, [1], [2, 3]]
+    loader = DataLoader(Squares(4), batch_sampler=batches, num_workers=workers)
+    iterator = iter(loader)
+    next(iterator)
+    with pytest.raises(TypeError, match="not iterable"):
+        next(iterator)
+    state = loader.state_dict()
+    other = DataLoader(Squares(4), batch_sampler=batches, num_workers=workers)
+    other.load_state_dict(state)
+    assert (
+        [batch[1].tolist() for batch in other] == [batch[1].tolist() for batch in iterator] == [[1], [2, 3]]
+    )
 
 
 def test_a_run_that_broke_can_be_saved() -> None:

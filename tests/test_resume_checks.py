@@ -77,6 +77,25 @@ def test_something_else_is_refused(state: dict[str, Any]) -> None:
         DataLoader(Squares(40)).load_state_dict(state)
 
 
+@pytest.mark.parametrize("state", [None, 5, [], ["version"]])
+def test_what_is_no_dictionary_is_refused(state: Any) -> None:
+    with pytest.raises(StateError, match=f"of type '{type(state).__name__}'"):
+        DataLoader(Squares(40), batch_size=4).load_state_dict(state)
+
+
+@pytest.mark.parametrize("lost", ["order", "missing", "_num_yielded", "count"])
+def test_a_state_that_has_lost_something_is_refused(lost: str) -> None:
+    state = {name: value for name, value in saved().items() if name != lost}
+    with pytest.raises(StateError, match=f"isn't whole: it has no '{lost}'"):
+        DataLoader(Squares(40), batch_size=4).load_state_dict(state)
+
+
+@pytest.mark.parametrize("given", [-1, "3", None])
+def test_a_count_that_cannot_be_is_refused(given: Any) -> None:
+    with pytest.raises(StateError, match="'_num_yielded' is"):
+        DataLoader(Squares(40), batch_size=4).load_state_dict({**saved(), "_num_yielded": given})
+
+
 def test_a_later_version_is_refused() -> None:
     with pytest.raises(StateError, match="version 99"):
         DataLoader(Squares(40), batch_size=4).load_state_dict({**saved(), "version": 99})

@@ -86,6 +86,10 @@ def _map_there(fd: Any, span: int) -> Memory:
     return Memory(fd.detach(), span)
 
 
+_mapped: weakref.WeakSet[Memory] = weakref.WeakSet()
+"""All of this process, that every new one may leave address space to those to come."""
+
+
 class Memory:
     """A process's mapping of the arena.
 
@@ -107,6 +111,7 @@ class Memory:
         self.control = memoryview(self._map)[:CONTROL_BYTES].cast("q")
         self._reserved: dict[int, int] = {}
         self._close = weakref.finalize(self, os.close, fd)
+        _mapped.add(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """As an argument of a process that is being started: the same file, mapped there anew."""
@@ -325,14 +330,21 @@ class Arena:
 
 
 def _map_largest() -> Memory:
-    """A new anonymous file, mapped: as many slots, and then as large ones, as there is room for."""
+    """A new anonymous file, mapped: as many slots, and then as large ones, as there is room for.
+
+    A processor has room for seven of the largest, so the n-th is an n-th as large at the most: of those there
+    is room for a thousand.
+    """
     slots, span = MAX_SLOTS, MAX_SPAN
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    most = (slots + 1) * span // max(1, len(_mapped))
     while True:
         size = (slots + 1) * span
         try:
             if limit != resource.RLIM_INFINITY and size > limit // 4:  # leave most to the program
                 raise OSError(errno.ENOMEM, "the address space is limited")
+            if size > most and span > SMALLEST_SPAN:
+                raise OSError(errno.ENOMEM, "many others have some of the address space")
             return _new_memory(size, span)
         except OSError as error:  # by `ulimit -v`, by `ulimit -f`, or by the processor
             if span <= SMALLEST_SPAN:

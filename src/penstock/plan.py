@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,30 @@ class Course:
     base_seed: int
     epoch: int
     announced: bool = False
+
+
+class NoIndices(tuple[Any, ...]):
+    """Stands for the indices of a batch that couldn't be read, as a batch sampler gave something else.
+
+    Attributes:
+        error: what reading them raised.
+    """
+
+    error: Exception
+
+    def __new__(cls, error: Exception) -> Self:
+        made = super().__new__(cls)
+        made.error = error
+        return made
+
+
+def indices_of(batch: Iterable[Any]) -> tuple[Any, ...]:
+    """Those that a batch sampler gave for one batch. It raises nothing: as in torch, the batch that can't be
+    read is a batch that fails, and the next one can be had."""
+    try:
+        return tuple(batch)
+    except Exception as error:
+        return NoIndices(error)
 
 
 class Task(NamedTuple):

@@ -55,7 +55,7 @@ anything: dict[str, st.SearchStrategy[Any]] = {
         [None, "fork", "spawn", "bad", 3, multiprocessing.get_context("forkserver")]
     ),
     "generator": st.sampled_from([None, 3, "a generator"]),
-    "prefetch_factor": st.sampled_from([None, 2, 0, -1, "2"]),
+    "prefetch_factor": st.sampled_from([None, 2, 0, -1, "2", 1.5]),
     "persistent_workers": st.booleans(),
     "pin_memory_device": st.sampled_from(["", "cuda", "cpu"]),
     "in_order": st.booleans(),

@@ -249,6 +249,34 @@ def test_errors_in_the_sampler_are_the_callers() -> None:
     assert list(iterator) == []
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "batches", [[[1], 5, [2], None, [3]], [3, [1]], [0] * 100], ids=["one", "first", "all"]
+)
+def test_what_is_no_batch_is_a_batch_that_fails(batches: Any, workers: int) -> None:
+    def results(kind: Any) -> list[Any]:
+        iterator = iter(kind(list(range(10)), batch_sampler=batches, num_workers=workers))
+        seen: list[Any] = []
+        while True:
+            try:
+                seen.append(next(iterator).tolist())
+            except StopIteration:
+                return seen
+            except TypeError as error:
+                seen.append(str(error).splitlines()[-1].removeprefix("TypeError: "))
+
+    assert results(DataLoader) == results(torch.utils.data.DataLoader)
+
+
+def test_indices_that_cannot_be_sent_fail_one_by_one() -> None:
+    locks: Any = [threading.Lock() for _ in range(100)]
+    iterator = iter(DataLoader(Squares(10), batch_size=None, sampler=locks, num_workers=2))
+    for _ in locks:
+        with pytest.raises(TypeError, match="cannot pickle"):
+            next(iterator)
+    assert list(iterator) == []
+
+
 @pytest.mark.slow
 def test_output_of_workers_is_not_doubled(tmp_path: Path) -> None:
     """What the main process had not yet flushed comes out once."""

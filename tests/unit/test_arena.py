@@ -520,3 +520,8 @@ def test_a_pool_that_is_dropped_closes_what_it_keeps() -> None:
     del pool
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_hundreds_of_arenas_share_the_address_space() -> None:
+    memories = [Arena().memory for _ in range(200)]
+    assert min(memory.span for memory in memories) >= 1 << 28, "the last ones take batches too"

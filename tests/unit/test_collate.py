@@ -419,6 +419,16 @@ def test_objects_of_any_class_come_out_as_they_went_in(slot: Slot) -> None:
     assert got.right.y == {1, 2}
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_storages_come_out_as_they_went_in(slot: Slot) -> None:
+    batch = [torch.arange(5.0).untyped_storage(), torch.UntypedStorage(0), torch.arange(3).storage()]
+    first, empty, typed = through_block(batch, slot)
+    assert type(first) is type(empty) is torch.UntypedStorage
+    assert torch.empty(0).set_(first).tolist() == [0, 1, 2, 3, 4]
+    assert empty.nbytes() == 0
+    assert typed.tolist() == [0, 1, 2]
+
+
 def test_a_tensor_that_appears_twice_is_one_tensor_afterwards(slot: Slot) -> None:
     tensor = torch.arange(3)
     got = through_block({"a": tensor, "b": [tensor]}, slot)

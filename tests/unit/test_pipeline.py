@@ -62,6 +62,13 @@ class Listed(Pictures):
         return value
 
 
+class OfTheClass(Pictures):
+    transform = v1.Compose([v1.Resize(9), v1.RandomCrop(5)])
+
+    def __init__(self) -> None:
+        self.size, self.pillow = 12, False
+
+
 def darker(value: Any) -> Any:
     return value // 2
 
@@ -107,6 +114,7 @@ CUTS: dict[str, tuple[Dataset[Any], int | None]] = {
         FakeData(9, (3, 12, 12), transform=v1.Compose([v1.Resize(9), v1.RandomCrop(5)])),
         1,
     ),
+    "of the class": (OfTheClass(), 1),
     "nothing random": (Pictures(v1.Compose([v1.Resize(9), v1.CenterCrop(8)])), None),
     "no transform": (Pictures(torch.clone), None),
 }

@@ -282,3 +282,17 @@ def test_a_long_list_is_not_walked_through() -> None:
 def test_the_global_generators_are_no_generators_of_the_dataset() -> None:
     kept = [random.random, np.random.rand, torch.default_generator]
     assert Bench(kept).task(draws) == Bench().task(draws)
+
+
+def test_what_is_far_behind_a_collate_fn_costs_little() -> None:
+    class Program:
+        def __init__(self, depth: int) -> None:
+            self.rng = np.random.default_rng(depth)
+            self.parts = [] if depth == 0 else [Program(depth - 1) for _ in range(5)]
+
+        def collate(self, samples: Any) -> Any:
+            return samples
+
+    found = find_generators(Program(6).collate, "collate_fn", 2000)
+    assert "collate_fn().rng" in found
+    assert len(found) < 2000

@@ -21,15 +21,24 @@ class Pickler(pickle.Pickler):
     """Refers to classes by their names; numpy leaves the bytes of its arrays out of band by itself."""
 
     def reducer_override(self, obj: Any) -> Any:
-        return reduce_tensor(obj) if isinstance(obj, torch.Tensor) else NotImplemented
+        return reduce(obj)
 
 
 class PicklerWithClasses(cloudpickle.Pickler):  # type: ignore[misc]
     """Sends classes and functions that can't be found by name along (cloudpickle)."""
 
     def reducer_override(self, obj: Any) -> Any:
-        reduced = reduce_tensor(obj) if isinstance(obj, torch.Tensor) else NotImplemented
+        reduced = reduce(obj)
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+
+def reduce(obj: Any) -> Any:
+    """What to pickle of a tensor or a storage; ``NotImplemented`` for anything else."""
+    if isinstance(obj, torch.Tensor):
+        return reduce_tensor(obj)
+    if type(obj) is torch.UntypedStorage and obj.device.type == "cpu":  # its own pickle fails
+        return _storage_of, (torch.tensor((), dtype=torch.uint8, device="cpu").set_(obj),)
+    return NotImplemented
 
 
 def reduce_tensor(obj: Any) -> Any:
@@ -78,6 +87,10 @@ _REQUANTIZE: dict[Any, Callable[[torch.Tensor], tuple[Any, ...]]] = {
 
 def _empty_tensor(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype)
+
+
+def _storage_of(data: torch.Tensor) -> torch.UntypedStorage:
+    return data.clone().untyped_storage()  # of these bytes alone, and none that are lent
 
 
 def _saved(tensor: torch.Tensor) -> bytes:

@@ -26,7 +26,7 @@ from penstock.engine.recovery import Recovery
 from penstock.engine.watch import Watch
 from penstock.errors import BatchNotSendableError, BatchTimeoutError, SampleInHand
 from penstock.fetch import Exhausted, Failed
-from penstock.plan import Task, Window, parts_for, split, window
+from penstock.plan import NoIndices, Task, Window, parts_for, split, window
 from penstock.stats import Recorder
 
 _log = logging.getLogger("penstock")
@@ -218,6 +218,9 @@ class Engine:
         self._fill(self._window().high)
 
     def _submit(self, batch: Batch) -> None:
+        if isinstance(batch.indices, NoIndices):
+            batch.outcomes.append(Failed(batch.indices.error, None, ""))
+            return
         size = len(batch.indices)
         split_it = batch.rows and self._epoch.splittable
         cost = self._recorder.sample_cost()
@@ -263,8 +266,9 @@ class Engine:
         while (batch := self._first_complete()) is None:
             if not self._making:
                 self._fill(1)
-            if not self._making:
-                self._raise_end()
+                if not self._making:
+                    self._raise_end()
+                continue  # it may have failed before any worker was asked
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._raise_timeout()

@@ -29,6 +29,7 @@ from penstock.indices.orders import (
 )
 from penstock.indices.place import Place, Progress
 from penstock.indices.walk import Walk
+from penstock.plan import indices_of
 from penstock.streams import Standing
 
 _ORDERS: dict[type, type[Order]] = {
@@ -87,7 +88,7 @@ class IndexStream:
             batches = self._grouped(self._size, self._groups.drop_last)
         else:
             indices = self._order.indices(self._start)
-            batches = map(tuple, indices) if batched else ((index,) for index in indices)
+            batches = map(indices_of, indices) if batched else ((index,) for index in indices)
         all_wanted = self.foreseeable and not place.missing
         self._batches = enumerate(batches, self._first) if all_wanted else self._numbered(batches)
 

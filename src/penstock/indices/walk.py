@@ -17,6 +17,7 @@ from typing import Any
 from penstock.errors import StateError
 from penstock.indices.dice import Notes, restore, sources_of, state_of
 from penstock.indices.orders import Order, Origin
+from penstock.plan import indices_of
 from penstock.stateful import is_stateful
 
 _AT_ONCE = 4096
@@ -94,7 +95,7 @@ class Walk(Order):
         left = count
         while left and (skipped := list(islice(items, min(left, _AT_ONCE)))):
             left -= len(skipped)
-            for piece in map(tuple, skipped) if self._nested else (skipped,):
+            for piece in map(indices_of, skipped) if self._nested else (skipped,):
                 self._checksum = _checksum(self._checksum, piece)
         if self._checksum != self._origin.get("checksum", self._checksum):
             raise StateError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.utils.data.dataloader import _DatasetKind
 
@@ -43,8 +43,19 @@ class LikeTorchs(ABC):
         """Has ``pid``, ``is_alive()``, ``join()`` and so on; of those that run, or that ran last."""
         return self._session.processes
 
+    @property
+    def _shutdown(self) -> bool:
+        return self.closed
+
     def _shutdown_workers(self) -> None:
         self.close()
+
+    def __getstate__(self) -> NoReturn:
+        raise NotImplementedError("{} cannot be pickled", type(self).__name__)
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool: ...
 
     @abstractmethod
     def close(self) -> None:

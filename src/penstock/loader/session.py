@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import operator
 import os
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -71,7 +70,8 @@ class Session:
         self._settled = True
         self.arena = pool.take()
         self._owner = os.getpid()
-        self._make_backend = self._backend_maker(loader)
+        self._job = self._job_of(loader)
+        self._context = loader.multiprocessing_context or multiprocessing.get_context()
         self._backend: Backend | None = None
         self._ready = self._ready_getter(loader)
         if self._ready is None:
@@ -91,7 +91,7 @@ class Session:
     def _started(self) -> Backend:
         """The backend, started when it is first needed."""
         if self._backend is None:
-            self._backend = self._make_backend()
+            self._backend = self._new_backend()
             try:
                 self._backend.start()
             except BaseException:
@@ -99,14 +99,17 @@ class Session:
                 raise
         return self._backend
 
-    def _backend_maker(self, loader: Loader) -> Callable[[], Backend]:
+    def _job_of(self, loader: Loader) -> WorkerJob | None:
         if self.workers == 0:
-            return partial(InlineBackend, self._recipe)
+            return None
         if loader.num_workers > MAX_WORKERS:
             raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {loader.num_workers}")
-        job = WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)
-        context = loader.multiprocessing_context or multiprocessing.get_context()
-        return lambda: ProcessesBackend(job, self.arena.memory, context, self._base_seed, self.workers)
+        return WorkerJob(self._recipe, loader.worker_init_fn, loader.num_workers)
+
+    def _new_backend(self) -> Backend:
+        if self._job is None:
+            return InlineBackend(self._recipe)
+        return ProcessesBackend(self._job, self.arena.memory, self._context, self._base_seed, self.workers)
 
     # -- the number of workers -------------------------------------------------------------------
 
@@ -243,3 +246,4 @@ def _check(loader: Loader) -> None:
         raise AssertionError("_SingleProcessDataLoaderIter requires timeout == 0")
     if loader.num_workers > 0 and loader.prefetch_factor == 0:
         raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
+    operator.index(loader.prefetch_factor or 1)

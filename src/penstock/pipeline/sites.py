@@ -121,7 +121,8 @@ def _is_dataset(value: Any) -> bool:
 
 
 def _transforms_of(owner: Any) -> Iterator[tuple[str, Composition]]:
-    for name, value in list(vars(owner).items()):
+    of_class = {name: value for name, value in _class_attributes(owner) if composition_of(value) is not None}
+    for name, value in {**of_class, **vars(owner)}.items():
         if "target" in name or value is None or type(value).__name__ == _STANDARD:
             continue
         composition = None
@@ -131,3 +132,9 @@ def _transforms_of(owner: Any) -> Iterator[tuple[str, Composition]]:
             composition = single(value)
         if composition is not None:
             yield name, composition
+
+
+def _class_attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+    """Those of its class, after those that its class overrides; methods aren't transforms."""
+    for kind in reversed(type(owner).__mro__):
+        yield from ((name, value) for name, value in vars(kind).items() if not hasattr(value, "__get__"))

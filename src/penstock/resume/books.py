@@ -59,7 +59,7 @@ class Books:
         Raises:
             StateError: if it is the state of another kind of loader.
         """
-        if state:
+        if state or not isinstance(state, Mapping):
             check(loader, state)
             tell_epochs(loader, state)
         self._loaded = copy.deepcopy(dict(state)) or None

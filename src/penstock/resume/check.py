@@ -11,6 +11,8 @@ from penstock.errors import StateError
 from penstock.indices import ELASTIC, describe, epoch_of
 
 VERSION = 1
+_PARTS = "_num_yielded", "missing", "_iterator_finished", "base_seed", "count", "announced"
+_LOAD = "Load what its state_dict() gave."
 
 Loader = Any
 """A `penstock.DataLoader`, whose module is above this one."""
@@ -40,16 +42,21 @@ def _length(thing: Any) -> int | None:
 
 def check(loader: Loader, state: Mapping[str, Any]) -> None:
     """Raise `StateError` if it is the state of another kind of loader."""
+    if not isinstance(state, Mapping):
+        raise StateError(
+            f"this isn't the state of a penstock.DataLoader, but of type {type(state).__name__!r}. {_LOAD}"
+        )
     if "version" not in state or "loader" not in state:
         raise StateError(
             f"this isn't the state of a penstock.DataLoader: it has {', '.join(map(repr, state))}, "
-            f"but no 'version' and 'loader'. Load what its state_dict() gave."
+            f"but no 'version' and 'loader'. {_LOAD}"
         )
     if state["version"] != VERSION:
         raise StateError(
             f"this state has version {state['version']!r}, and this release of Penstock reads version "
             f"{VERSION}: go on with the release that saved it, or begin the epoch anew."
         )
+    _check_form(state)
     was, now = state["loader"], likeness(loader)
     differ = {name for name in {*was, *now} if was.get(name) != now.get(name)}
     if was.get("sampler") == ELASTIC and "sampler.num_replicas" in differ:
@@ -64,6 +71,16 @@ def check(loader: Loader, state: Mapping[str, Any]) -> None:
         raise StateError(
             "\n".join(["this state was saved by a loader that differs:", *lines]) + _advice(differ)
         )
+
+
+def _check_form(state: Mapping[str, Any]) -> None:
+    under_way = state.get("base_seed") is not None and not state.get("_iterator_finished")
+    missing = [name for name in (*_PARTS, *(("order",) if under_way else ())) if name not in state]
+    if missing:
+        raise StateError(f"this state isn't whole: it has no {', '.join(map(repr, missing))}. {_LOAD}")
+    given = state["_num_yielded"]
+    if not isinstance(given, int) or given < 0:
+        raise StateError(f"this state was changed: its '_num_yielded' is {given!r}. {_LOAD}")
 
 
 def _advice(differ: set[str]) -> str:

@@ -25,7 +25,8 @@ class Passage:
             under it. None if that is still to be drawn, or counted.
         announced: the epoch that the user set.
         touched: a batch of it was handed over, or there was none left.
-        renewed: the dataset was given a state, which copies of it in workers don't have.
+        renewed: workers of the epoch before are of no use, as the dataset was given a state, which copies of
+            it don't have, or as another base seed is to be drawn.
     """
 
     def __init__(self, loader: Loader, loaded: State | None, last: Passage | None = None) -> None:
@@ -56,6 +57,9 @@ class Passage:
             self.base_seed, self.count = loaded["base_seed"], loaded["count"]
             self.announced, self._generator = loaded["announced"], loaded.get("generator")
             return Place(loaded["_num_yielded"], loaded["missing"], loaded["order"])
+        if loaded["base_seed"] is None:  # no epoch had begun, though here some may have
+            self.count = None if loader._seed is None else 0
+            self.renewed |= keeps_seed(loader)
         if loaded["base_seed"] is not None and keeps_seed(loader):
             self.base_seed = loaded["base_seed"]
         if loaded["base_seed"] is not None and (loader._seed is not None or keeps_seed(loader)):

@@ -1,4 +1,5 @@
-"""Finds the random generators that a dataset keeps: in its attributes, its transforms, its containers."""
+"""Finds the random generators that a dataset keeps: in its attributes, its transforms, its containers; and
+those of a ``collate_fn``."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ _HEAP_TYPE = 1 << 9
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
-def find_generators(dataset: Any) -> dict[str, Generator]:
-    """The generators reachable from `dataset`, by the path that leads there first.
+def find_generators(dataset: Any, path: str = "", most: int | None = None) -> dict[str, Generator]:
+    """The generators reachable from `dataset`, by the path that leads there first, behind `path`; of at most
+    so many objects, the nearest first.
 
     It follows attributes (of an object's class too, where they are generators themselves, as MONAI's
     ``Randomizable.R``), containers, partial functions, bound methods and closures. It runs no code of the
@@ -37,8 +39,8 @@ def find_generators(dataset: Any) -> dict[str, Generator]:
     found: dict[str, Generator] = {}
     known: set[int] = set()
     kept: list[Any] = []  # what was made on the way lives until the end, so that no id comes twice
-    to_see: deque[tuple[str, Any]] = deque([("", dataset)])
-    while to_see:
+    to_see: deque[tuple[str, Any]] = deque([(path, dataset)])
+    while to_see and (most is None or len(kept) < most):
         path, value = to_see.popleft()
         value = _seeded_as(value)
         kind = type(value)  # never `isinstance`, which would run a property called __class__

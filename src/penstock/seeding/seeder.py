@@ -22,6 +22,8 @@ from penstock.seeding.generators import Generator, global_generators
 
 LEARN = 4
 """How many tasks to study, by their last sample, before a generator counts as unused."""
+NEAR = 2000
+"""How many objects to look at behind a ``collate_fn``, which may be a method of the whole program; 10 ms."""
 
 
 class Seeds:
@@ -58,11 +60,11 @@ class SampleSeeder:
     """Owned by one process; not for several threads at once.
 
     A task runs between `begin` and `end`, again if `end` says so. With `keep_state`, `end` leaves all
-    generators as `begin` found them.
+    generators as `begin` found them. What `collate_fn` draws follows from the last sample's seed.
     """
 
-    def __init__(self, dataset: Any, keep_state: bool = False) -> None:
-        self._dataset, self._keep_state = dataset, keep_state
+    def __init__(self, dataset: Any, keep_state: bool = False, collate_fn: Any = None) -> None:
+        self._dataset, self._collate_fn, self._keep_state = dataset, collate_fn, keep_state
         self._sources = [_Source(generator, 0) for generator in global_generators()]
         self._global = len(self._sources)
         self._studied = 0
@@ -70,9 +72,12 @@ class SampleSeeder:
         self.look_again()
 
     def look_again(self) -> bool:
-        """Look for generators that the dataset has got since; whether there are any."""
+        """Look for generators that have come since; whether there are any."""
         known = {id(source.generator.identity): source for source in self._sources}
         found = find_generators(self._dataset)
+        for path, generator in find_generators(self._collate_fn, "collate_fn", NEAR).items():
+            if all(generator.identity is not its.identity for its in found.values()):
+                found[path] = generator
         own = [
             known.get(id(generator.identity)) or _Source(generator, _salt(path))
             for path, generator in found.items()

@@ -54,6 +54,7 @@ def template_main(control: socket.socket, main_pid: int, memory: Memory, load: L
             return
     gc.freeze()  # the collector doesn't touch, and so doesn't copy, what workers share
     _Template(control, main_pid, memory, load).run()
+    gc.unfreeze()  # so that a spawned interpreter takes all of it down: nanobind tells of what is left
 
 
 def _unready(error: Exception) -> Unready:

@@ -118,9 +118,10 @@ class _Loop:
             _dress_like_torch(job, self._worker, seed)
             if job.worker_init_fn is not None:
                 job.worker_init_fn(self._worker)
-            seeder = SampleSeeder(job.recipe.dataset) if job.recipe.seeded else None
+            recipe = job.recipe
+            seeder = SampleSeeder(recipe.dataset, False, recipe.collate_fn) if recipe.seeded else None
             self._fetcher = Fetcher(
-                job.recipe, self._memory, self._before_sample, seeder, self._worker, self._can_send
+                recipe, self._memory, self._before_sample, seeder, self._worker, self._can_send
             )
         except Exception as error:
             self._broken = Failed(error, None, traceback.format_exc())
