@@ -27,9 +27,9 @@ from penstock.errors import PenstockError
 @click.option("--workers", type=click.IntRange(min=0), help="Processes.  [default: one for each core]")
 @click.option(
     "--shard-size",
-    default="256MB",
+    default="64MB",
     show_default=True,
-    help="What a file holds, about: samples (5000), or bytes (256MB).",
+    help="What a file holds, about: samples (5000), or bytes (64MB).",
 )
 @click.option(
     "--on-error",

@@ -37,7 +37,7 @@ def prepare(
     format: str = "jpeg",
     quality: int | None = None,
     until: int | str | None = None,
-    shard_size: int | str = "256MB",
+    shard_size: int | str = "64MB",
     workers: int | None = None,
     on_error: str = "raise",
     max_errors: float | None = None,
@@ -58,7 +58,8 @@ def prepare(
         quality: of JPEG; 90 where it isn't given. JPEG and PNG files of a folder are stored as they are if
             they have the format and there is no `resize_short` and no `quality`.
         until: the step before which to cut the transform, by number or name, instead of the first random one.
-        shard_size: how much a file holds, about: samples, or bytes with a unit. It is put together in memory.
+        shard_size: how much a file holds, about: samples, or bytes with a unit. It is put together in memory,
+            while the one before is brought to the disk.
         workers: processes; by default as many as there are cores for this one.
         on_error: "raise", or "skip" to leave out samples that can't be made and list them in the manifest.
         max_errors: how many of them end the work nevertheless: a number, or a share below 1.
@@ -122,10 +123,11 @@ class _Work:
     def run(self) -> None:
         total = self._total
         self._tell(self._writer.next)
-        if self._writer.next < total:
-            with self._loader(range(self._writer.next, total)) as loader:
-                self._load(loader)
-        manifest = self._writer.finish(total, self._bad)
+        with self._writer:
+            if self._writer.next < total:
+                with self._loader(range(self._writer.next, total)) as loader:
+                    self._load(loader)
+            manifest = self._writer.finish(total, self._bad)
         if manifest.samples == 0:
             raise PrepareError(
                 f"none of the {total} samples could be made; the first: {_told(manifest.bad[0])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ class ShardWriter:
 
     All shards have one layout: when samples come that it doesn't hold, it is widened, and the shards before
     are written again. So what is in the files doesn't depend on where the work was interrupted.
+
+    A shard is brought to the disk by a thread, while samples for the next one come. When that is full, it is
+    waited for, and what went wrong with it is raised. Leaving the ``with`` block waits for it as well.
 
     Attributes:
         next: the index of the source's first sample that no shard covers.
@@ -46,9 +50,17 @@ class ShardWriter:
         self._columns: dict[str, str] = {}
         self._samples: list[Any] = []
         self._nbytes = 0
+        self._thread = ThreadPoolExecutor(1, "penstock-shards")
+        self._writing: Future[ShardEntry] | None = None
         self.next = 0
         self.bad: list[Bad] = []
         self._go_on(found)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
 
     def add(self, index: int, sample: Any, bad: Sequence[Bad]) -> None:
         """The sample made of the source's sample `index`; what is bad of those before is in `bad`, at least.
@@ -66,22 +78,20 @@ class ShardWriter:
         """There are no more; the source has `stop` samples. Raises as `add`."""
         if self._samples:
             self._flush(stop, bad)
+        self._settle()
         told = self.bad + [each for each in bad if each["index"] >= self.next]
         return Manifest(self._order, self._entries, self._columns, self._classes, told)
 
-    @property
-    def shards(self) -> int:
-        """How many there are."""
-        return len(self._entries)
-
     def _flush(self, stop: int, bad: Sequence[Bad]) -> None:
         batch, layout = encode(self._samples, self._layout)
+        self._settle()
         if self._layout is not None and layout != self._layout:
             self._widen(layout)
         self._layout = layout
         covered = [each for each in bad if self.next <= each["index"] < stop]
         about = {**self._about(), "first": self.next, "stop": stop, "bad": covered}
-        self._enter(self._path(len(self._entries)), len(self._samples), batch, about)
+        write = self._writes(self._path(len(self._entries)), len(self._samples), batch, about)
+        self._writing = self._thread.submit(write)
         self.bad += covered
         self._samples, self._nbytes, self.next = [], 0, stop
 
@@ -95,13 +105,26 @@ class ShardWriter:
                 continue
             batch, _ = encode(list(shard.stored()), layout)
             self._layout = layout
-            self._enter(shard.path, len(shard), batch, shard.about)
+            self._entries.append(self._writes(shard.path, len(shard), batch, shard.about)())
 
-    def _enter(self, path: Path, samples: int, batch: Any, about: dict[str, Any]) -> None:
+    def _writes(
+        self, path: Path, samples: int, batch: Any, about: dict[str, Any]
+    ) -> Callable[[], ShardEntry]:
+        """What brings a shard to the disk."""
         assert self._layout is not None
-        written = write_shard(path, batch, self._layout, about, _for_hugging_face(batch, self._classes))
         self._columns = {field.name: str(field.type) for field in batch.schema}
-        self._entries.append(_entry(path.name, samples, written, about))
+        layout, metadata = self._layout, _for_hugging_face(batch, self._classes)
+
+        def write() -> ShardEntry:
+            return _entry(path.name, samples, write_shard(path, batch, layout, about, metadata), about)
+
+        return write
+
+    def _settle(self) -> None:
+        """Wait until the last shard is on the disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._entries.append(writing.result())
 
     def _about(self) -> dict[str, Any]:
         return {"done": self._order.done, "versions": self._order.versions, "classes": self._classes}
