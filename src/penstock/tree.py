@@ -98,6 +98,30 @@ def flatten(sample: Any, structure: Structure) -> list[Any]:
     return leaves
 
 
+def leaves_of(sample: Any) -> Iterator[Any]:
+    """The leaves of `sample`, in order, whatever its structure."""
+    kind = type(sample)
+    if kind is dict:
+        for value in sample.values():
+            yield from leaves_of(value)
+    elif kind in (list, tuple) or is_namedtuple(kind):
+        for item in sample:
+            yield from leaves_of(item)
+    else:
+        yield sample
+
+
+def map_leaves(function: Callable[[Any], Any], sample: Any) -> Any:
+    """The same structure with ``function(leaf)`` for each leaf."""
+    kind = type(sample)
+    if kind is dict:
+        return {key: map_leaves(function, value) for key, value in sample.items()}
+    if kind in (list, tuple) or is_namedtuple(kind):
+        items = [map_leaves(function, item) for item in sample]
+        return items if kind is list else tuple(items) if kind is tuple else kind(*items)
+    return function(sample)
+
+
 def columns_of(samples: Sequence[Any], structure: Structure) -> list[Sequence[Any]]:
     """The leaves of several samples, by their place: first all first leaves, and so on.
 

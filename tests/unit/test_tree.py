@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.tree import LEAF, StructureMismatch, flatten, map_kinds, structure_of, unflatten
+from penstock.tree import (
+    LEAF,
+    StructureMismatch,
+    flatten,
+    leaves_of,
+    map_kinds,
+    map_leaves,
+    structure_of,
+    unflatten,
+)
 
 
 class Point(NamedTuple):
@@ -53,6 +62,15 @@ def test_unflatten_is_the_inverse_of_flatten(sample: Any) -> None:
     structure = structure_of(sample)
     rebuilt = unflatten(structure, iter(flatten(sample, structure)))
     assert shape_of(rebuilt) == shape_of(sample)
+
+
+@given(SAMPLES)
+def test_leaves_one_by_one_are_those_of_the_structure(sample: Any) -> None:
+    leaves = flatten(sample, structure_of(sample))
+    assert list(leaves_of(sample)) == leaves
+    seen: list[Any] = []
+    assert shape_of(map_leaves(lambda leaf: (seen.append(leaf), leaf)[1], sample)) == shape_of(sample)
+    assert seen == leaves
 
 
 @given(SAMPLES)

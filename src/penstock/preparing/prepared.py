@@ -17,7 +17,7 @@ from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, read_manifest
 from penstock.preparing.sources import PATH, SAMPLE
 from penstock.shards import Shard
-from penstock.tree import flatten, is_namedtuple, structure_of, unflatten
+from penstock.tree import is_namedtuple, leaves_of, map_leaves
 
 
 class PreparedDataset(Dataset[Any]):
@@ -140,7 +140,7 @@ class PreparedDataset(Dataset[Any]):
 
 
 def _leaves(value: Any) -> list[Any]:
-    return [value] if isinstance(value, torch.Tensor) else flatten(value, structure_of(value))
+    return [value] if isinstance(value, torch.Tensor) else list(leaves_of(value))
 
 
 def _guarded(value: Any) -> Any:
@@ -154,8 +154,7 @@ def _guarded(value: Any) -> Any:
 
 def _copied(value: Any) -> Any:
     """With every tensor and array in memory of its own."""
-    structure = structure_of(value)
-    return unflatten(structure, map(_own, flatten(value, structure)))
+    return map_leaves(_own, value)
 
 
 def _own(leaf: Any) -> Any:

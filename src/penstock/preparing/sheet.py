@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from penstock.errors import PrepareError
 from penstock.preparing.prepared import PreparedDataset
-from penstock.tree import flatten, structure_of
+from penstock.tree import leaves_of
 
 IMAGES = 30
 COLUMNS = 6
@@ -48,7 +48,7 @@ def _thumbnails(dataset: PreparedDataset) -> Iterator[tuple[Image.Image, str]]:
     size = len(dataset)
     for index in dict.fromkeys(size * place // IMAGES for place in range(IMAGES)):
         sample = dataset[index]
-        images = [image for leaf in flatten(sample, structure_of(sample)) if (image := _image(leaf))]
+        images = [image for leaf in leaves_of(sample) if (image := _image(leaf))]
         if not images:
             continue
         small = images[0].convert("RGB")

@@ -15,7 +15,7 @@ from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, Order, ShardEntry
 from penstock.preparing.settings import Settings
 from penstock.shards import Layout, Shard, Written, encode, write_shard
-from penstock.tree import flatten, structure_of
+from penstock.tree import leaves_of
 
 Bad = dict[str, Any]
 
@@ -182,7 +182,7 @@ def _for_hugging_face(batch: Any, classes: list[str] | None) -> dict[bytes, byte
 def _size(sample: Any) -> int:
     """Bytes, roughly, as a function of the sample."""
     total = 0
-    for leaf in flatten(sample, structure_of(sample)):
+    for leaf in leaves_of(sample):
         nbytes = leaf.nbytes if isinstance(leaf, torch.Tensor) else getattr(leaf, "nbytes", None)
         total += nbytes if nbytes is not None else len(leaf) if isinstance(leaf, bytes | str) else 8
     return total

@@ -9,13 +9,12 @@ import pyarrow as pa
 
 from penstock.shards.layout import Layout, layout_of
 from penstock.shards.parts import apart
-from penstock.tree import columns_of, flatten, structure_of, unflatten
+from penstock.tree import columns_of, map_leaves
 
 
 def opened(sample: Any) -> Any:
     """The sample with its images and the like taken apart."""
-    structure = structure_of(sample)
-    return unflatten(structure, map(apart, flatten(sample, structure)))
+    return map_leaves(apart, sample)
 
 
 def encode(samples: Sequence[Any], layout: Layout | None = None) -> tuple[pa.RecordBatch, Layout]:
