@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -229,6 +229,29 @@ def test_generators_are_found_wherever_they_are_kept(place: str) -> None:
 def test_a_generator_of_the_class_is_found() -> None:
     (found,) = find_generators([ClassWide()]).values()
     assert found.identity is ClassWide.R
+
+
+def test_containers_and_transforms_of_the_class_are_looked_into() -> None:
+    class Jitter:
+        def __init__(self) -> None:
+            self.rng = random.Random()
+
+        def __call__(self, value: float) -> float:
+            return value + self.rng.random()
+
+    class Dataset:
+        rngs: ClassVar[dict[str, Any]] = {"a": np.random.default_rng()}
+        transform = Jitter()
+        kind = Jitter
+
+        def __getitem__(self, index: int) -> float:
+            return self.transform(index)
+
+    found = find_generators(Dataset())
+    assert {path: each.identity for path, each in found.items()} == {
+        ".rngs['a']": Dataset.rngs["a"],
+        ".transform.rng": Dataset.transform.rng,
+    }
 
 
 def test_two_generators_of_a_dataset_draw_differently() -> None:

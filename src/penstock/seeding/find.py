@@ -32,9 +32,9 @@ def find_generators(dataset: Any, path: str = "", most: int | None = None) -> di
     """The generators reachable from `dataset`, by the path that leads there first, behind `path`; of at most
     so many objects, the nearest first.
 
-    It follows attributes (of an object's class too, where they are generators themselves, as MONAI's
-    ``Randomizable.R``), containers, partial functions, bound methods and closures. It runs no code of the
-    user's: properties aren't read.
+    It follows attributes (of an object's class too, where they are generators, as MONAI's ``Randomizable.R``,
+    containers or transforms), containers, partial functions, bound methods and closures. It runs no code of
+    the user's: properties aren't read.
     """
     found: dict[str, Generator] = {}
     known: set[int] = set()
@@ -114,5 +114,13 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
                     yield f".{name}", inner.__get__(value)
                 except AttributeError:
                     continue
-            elif generator_of(inner) is not None:
+            elif not name.startswith("__") and _may_hold(inner):
                 yield f".{name}", inner
+
+
+def _may_hold(inner: Any) -> bool:
+    """Whether an attribute of a class is a generator, a container or a transform, and no method."""
+    kind = type(inner)
+    if generator_of(inner) is not None or issubclass(kind, (dict, *_SEQUENCES)):
+        return True
+    return not issubclass(kind, type) and not hasattr(kind, "__get__") and callable(inner)
