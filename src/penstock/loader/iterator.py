@@ -71,7 +71,7 @@ class LoaderIterator(LikeTorchs):
             self.close()
             raise
         self._engine: Engine | ReadyEngine | Tuned = engine
-        if controller is not None and isinstance(engine, Engine):
+        if controller is not None and isinstance(engine, Engine) and self._session.workers:
             self._engine = Tuned(engine, self._session, controller, recorder)
         self._passage = passage
         loader._books.begun(passage)
