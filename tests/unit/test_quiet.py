@@ -156,6 +156,7 @@ def test_what_only_looks_up_what_lies_in_memory_draws_nothing(dataset):
         code_of("torch.initial_seed()"),
         code_of("getattr(torch, 'rand')(1)"),
         code_of("odd.copy()"),
+        code_of("type(self)().x"),
         code_of("__import__('random').random()"),
         code_of("len(index)", len=lambda _: random.random()),
         code_of("[torch.randn(1) for _ in range(2)]"),

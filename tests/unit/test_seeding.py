@@ -57,7 +57,7 @@ class Bench:
     """Runs tasks of three samples each, and counts how often."""
 
     def __init__(self, dataset: Any = None, keep_state: bool = False) -> None:
-        self.seeder = SampleSeeder(dataset, keep_state)
+        self.seeder = SampleSeeder(dataset, keep_state=keep_state)
         self.runs = 0
 
     def task(self, sample: Callable[[], Any] = nothing, seed: int = 7) -> list[Any]:

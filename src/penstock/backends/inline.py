@@ -19,7 +19,7 @@ class InlineBackend(Backend):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        seeder = SampleSeeder(recipe.dataset, True, recipe.collate_fn) if recipe.seeded else None
+        seeder = SampleSeeder(recipe.dataset, recipe.collate_fn, keep_state=True) if recipe.seeded else None
         self._fetcher = Fetcher(recipe, None, None, seeder)
         self._tasks: deque[tuple[Task, int]] = deque()
 

@@ -44,13 +44,13 @@ _DTYPES = (
     *("float16", "float32", "float64", "bfloat16", "half", "float", "double", "bool", "dtype"),
     *("uint8", "int8", "int16", "int32", "int64", "short", "int", "long", "uint16", "uint32", "uint64"),
 )
-_SAFE = {
+_SAFE = {  # not "type": what ``type(self)`` gives may be called
     *_DTYPES,
     *("FloatTensor", "DoubleTensor", "LongTensor", "IntTensor", "ByteTensor", "BoolTensor", "Tensor"),
     *("tensor", "as_tensor", "from_numpy", "array", "asarray", "ascontiguousarray", "copy", "clone"),
     *("zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "arange", "linspace", "eye", "where"),
     *("stack", "cat", "concat", "concatenate", "hstack", "vstack", "split", "chunk", "pad", "one_hot"),
-    *("astype", "to", "type", "view", "reshape", "permute", "transpose", "moveaxis", "swapaxes", "T"),
+    *("astype", "to", "view", "reshape", "permute", "transpose", "moveaxis", "swapaxes", "T"),
     *("squeeze", "unsqueeze", "expand", "expand_dims", "expand_as", "repeat", "tile", "flatten", "ravel"),
     *("contiguous", "detach", "item", "tolist", "numpy", "shape", "size", "ndim", "dim", "numel", "flip"),
     *("sum", "mean", "std", "var", "min", "max", "abs", "sqrt", "exp", "log", "clip", "clamp", "round"),

@@ -63,7 +63,7 @@ class SampleSeeder:
     generators as `begin` found them. What `collate_fn` draws follows from the last sample's seed.
     """
 
-    def __init__(self, dataset: Any, keep_state: bool = False, collate_fn: Any = None) -> None:
+    def __init__(self, dataset: Any, collate_fn: Any = None, keep_state: bool = False) -> None:
         self._dataset, self._collate_fn, self._keep_state = dataset, collate_fn, keep_state
         self._sources = [_Source(generator, 0) for generator in global_generators()]
         self._global = len(self._sources)

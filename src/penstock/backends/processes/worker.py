@@ -119,7 +119,7 @@ class _Loop:
             if job.worker_init_fn is not None:
                 job.worker_init_fn(self._worker)
             recipe = job.recipe
-            seeder = SampleSeeder(recipe.dataset, False, recipe.collate_fn) if recipe.seeded else None
+            seeder = SampleSeeder(recipe.dataset, recipe.collate_fn) if recipe.seeded else None
             self._fetcher = Fetcher(
                 recipe, self._memory, self._before_sample, seeder, self._worker, self._can_send
             )
