@@ -8,7 +8,7 @@ from typing import TextIO
 import click
 from rich.console import Console
 
-from benchmarks import auto, predicted, throughput
+from benchmarks import auto, overhead, predicted, throughput
 from benchmarks.memory import WORKERS, measure_memory, memory_target
 from benchmarks.report import MemoryResult, Result, ShuffleResult, SpeedResult, targets_table
 from benchmarks.shuffle import HOW, measure_shuffle, shuffle_targets
@@ -18,7 +18,7 @@ from penstock.demo.measure import Spread, measure, passes
 from penstock.demo.progress import Phase, phases
 from penstock.demo.record import environment
 
-CASES = {**throughput.CASES, **auto.CASES, **predicted.CASES}
+CASES = {**throughput.CASES, **auto.CASES, **predicted.CASES, **overhead.CASES}
 MEMORY = "memory"
 SHUFFLE = "shuffle"
 WIDTH = 110  # columns that the widest table needs

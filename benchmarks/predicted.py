@@ -2,7 +2,7 @@
 
 A prediction stands in the table like a pass: of the loop without a step, for each number of workers up to
 that of the processors, from a profile of that loop with one worker; and for images with a cache of what is
-the same every time.
+the same every time. It is of a loop that goes on, so it is held against the rate after the first batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,12 +80,17 @@ def _targets(rows: Sequence[Summary]) -> list[Target]:
     return [
         Target(
             f"{row.loader}, {row.workers} workers: off by",
-            abs(paired(row, by_name[MEASURED[row.loader], row.workers]).median - 1),
+            abs(paired(row, by_name[MEASURED[row.loader], row.workers], _going).median - 1),
             at_most=WITHIN,
         )
         for row in rows
         if row.loader in MEASURED
     ]
+
+
+def _going(run: Pass) -> float:
+    """Samples per second once the first batch is there; a prediction's are."""
+    return run.steady_rate or run.rate
 
 
 CASES: dict[str, Callable[[Scale, Path], Case]] = {

@@ -48,6 +48,29 @@ def test_waits_and_steps_are_told_apart() -> None:
     assert (loop.wait_cpu_s, loop.step_cpu_s) == (0.125, 0.25)
 
 
+def test_what_the_program_does_between_epochs_is_no_part_of_the_loop() -> None:
+    time = Time()
+    recorder = LoopRecorder(clocks=time.clocks())
+    assert recorder.elapsed == 0
+    run(recorder, time, wait=0.25, step=0.5, batches=3)
+    epoch_s = 1.0 + 2 * 0.25 + 3 * 0.5 + 0.125
+    time.now += 1000
+    assert recorder.elapsed == pytest.approx(epoch_s)
+    run(recorder, time, wait=0.25, step=0.5, batches=3)
+    assert recorder.elapsed == pytest.approx(2 * epoch_s)
+
+
+def test_a_loop_that_always_leaves_its_epoch_early_takes_all_the_time() -> None:
+    time = Time()
+    recorder = LoopRecorder(clocks=time.clocks())
+    for _ in range(3):
+        recorder.begin()
+        recorder.ask()
+        recorder.got(10)
+        time.now += 7
+    assert recorder.elapsed == 21
+
+
 def test_the_gap_between_epochs_is_the_loaders_part_of_it() -> None:
     time = Time()
     recorder = LoopRecorder(clocks=time.clocks())

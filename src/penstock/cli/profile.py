@@ -54,6 +54,8 @@ def profile(
     from penstock.integrations.profiled import Options
 
     _require(html)
+    if not as_module and not Path(script).exists():
+        raise click.BadParameter(f"there is no file {script}", param_hint="'SCRIPT'")
     shown = sys.stderr.isatty() if live is None else live
     program = [*(["-m"] if as_module else []), script, *arguments]
     options = Options("", batches, seconds, shown)

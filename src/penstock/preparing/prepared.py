@@ -61,15 +61,18 @@ class PreparedDataset(Dataset[Any]):
                     path, "it is gone" if size is None else f"it has {size} bytes, not {entry.bytes}"
                 )
         self._ends = list(accumulate(entry.samples for entry in self.manifest.shards))
+        self._size = self._ends[-1]
         self._shards: dict[int, Shard] = {}
+        self._readers: dict[int, Callable[[int], Any]] = {}
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._size
 
     def __getitem__(self, index: int) -> Any:
-        shard, row = self._find(index)
-        sample = shard[row][SAMPLE]
-        return sample if self.transform is None else self._transformed(shard, sample, self.transform)
+        number, row = self._find(index)
+        reader = self._readers.get(number) or self._reader(number)
+        sample = reader(row)
+        return sample if self.transform is None else self._transformed(number, sample, self.transform)
 
     @property
     def classes(self) -> list[str] | None:
@@ -96,42 +99,50 @@ class PreparedDataset(Dataset[Any]):
 
     def path(self, index: int) -> str | None:
         """The path that a sample's file had below the source's folder, where that is known."""
-        shard, row = self._find(index)
-        return shard.batch[PATH][row].as_py() if PATH in shard.batch.schema.names else None
+        number, row = self._find(index)
+        batch = self._shard(number).batch
+        return batch[PATH][row].as_py() if PATH in batch.schema.names else None
 
-    def _find(self, index: int) -> tuple[Shard, int]:
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
+    def _find(self, index: int) -> tuple[int, int]:
+        """(shard, row)"""
+        place = index + self._size if index < 0 else index
+        if not 0 <= place < self._size:
+            raise IndexError(f"sample {index} of {self._size}")
         number = bisect_right(self._ends, place)
-        return self._shard(number), place - (self._ends[number - 1] if number else 0)
+        return number, place - (self._ends[number - 1] if number else 0)
 
     def _shard(self, number: int) -> Shard:
         if number not in self._shards:
             self._shards[number] = Shard(self.dest / self.manifest.shards[number].name)
         return self._shards[number]
 
-    def _transformed(self, shard: Shard, sample: Any, transform: Callable[[Any], Any]) -> Any:
+    def _reader(self, number: int) -> Callable[[int], Any]:
+        return self._readers.setdefault(number, self._shard(number).item_getter(SAMPLE))
+
+    def _transformed(self, number: int, sample: Any, transform: Callable[[Any], Any]) -> Any:
         """The sample with its first element, or all of it, transformed; the shard is as before."""
-        is_pair = isinstance(sample, tuple | list) and len(sample) > 0
-        given = _guarded(sample[0] if is_pair else sample)
-        views = [
-            leaf for leaf in _leaves(given) if isinstance(leaf, torch.Tensor) and not leaf.is_inference()
-        ]
-        versions = [view._version for view in views]
-        result = transform(given)
-        changed = [view for view, before in zip(views, versions, strict=True) if view._version != before]
-        if changed:
-            result = _copied(result)
-            for view in changed:
-                shard.restore(view)
-        if not is_pair:
-            return result
-        kind, items = type(sample), (result, *sample[1:])
+        if not isinstance(sample, tuple | list) or len(sample) == 0:
+            return self._applied(number, sample, transform)
+        kind, items = type(sample), (self._applied(number, sample[0], transform), *sample[1:])
         return kind(*items) if is_namedtuple(kind) else kind(items)
 
+    def _applied(self, number: int, value: Any, transform: Callable[[Any], Any]) -> Any:
+        views = [value] if type(value) is torch.Tensor else _views(value)
+        if views is None or torch.is_inference_mode_enabled():
+            return transform(_copied(value))
+        before = [view._version for view in views]
+        result = transform(value)
+        after = [view._version for view in views]
+        if after == before:
+            return result
+        result = _copied(result)
+        for view, was, now in zip(views, before, after, strict=True):
+            if now != was:
+                self._shard(number).restore(view)
+        return result
+
     def __getstate__(self) -> dict[str, Any]:
-        own = {"manifest", "_ends", "_shards"}
+        own = {"manifest", "_ends", "_size", "_shards", "_readers"}
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -139,17 +150,12 @@ class PreparedDataset(Dataset[Any]):
         self._open()
 
 
-def _leaves(value: Any) -> list[Any]:
-    return [value] if isinstance(value, torch.Tensor) else list(leaves_of(value))
-
-
-def _guarded(value: Any) -> Any:
-    """A copy of what could be changed unnoticed: arrays, and tensors in inference mode."""
-    uncounted = torch.is_inference_mode_enabled()
-    leaves = _leaves(value)
-    if not uncounted and not any(isinstance(leaf, np.ndarray) for leaf in leaves):
-        return value
-    return _copied(value)
+def _views(value: Any) -> list[torch.Tensor] | None:
+    """The tensors in it; None where arrays are as well, which could be changed unnoticed."""
+    leaves = list(leaves_of(value))
+    if any(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return None
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _copied(value: Any) -> Any:

@@ -45,6 +45,7 @@ class LoopRecorder:
     def __init__(self, settle: int = 0, clocks: Clocks | None = None) -> None:
         self._settle, self._clocks = settle, clocks or Clocks()
         self._begun = self._asked = 0.0
+        self._iterating, self._lasted = False, 0.0
         self._thread = self._process = 0.0
         self._epochs = 0
         self._first_s: float | None = None
@@ -59,7 +60,10 @@ class LoopRecorder:
     def begin(self) -> None:
         """``iter()`` is called."""
         self.close()
-        self._begun = self._clocks.wall()
+        now = self._clocks.wall()
+        if self._iterating:  # the epoch before was left early, nobody knows when
+            self._over(now)
+        self._begun, self._iterating = now, True
         self.started = self._begun if self.started is None else self.started
         self._epochs += 1
         self._in_epoch = 0
@@ -103,7 +107,13 @@ class LoopRecorder:
 
     def end(self) -> None:
         """``StopIteration`` is about to be raised."""
-        self._end_s = self._clocks.wall() - self._asked
+        now = self._clocks.wall()
+        self._end_s = now - self._asked
+        self._over(now)
+
+    def _over(self, now: float) -> None:
+        self._lasted += now - self._begun
+        self._iterating = False
 
     def close(self) -> None:
         """Nobody will tell how long the last step took."""
@@ -112,8 +122,8 @@ class LoopRecorder:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first ``iter()``."""
-        return 0.0 if self.started is None else self._clocks.wall() - self.started
+        """Seconds from ``iter()`` to ``StopIteration``, of all epochs."""
+        return self._lasted + (self._clocks.wall() - self._begun if self._iterating else 0.0)
 
     @property
     def spent(self) -> float:

@@ -14,12 +14,12 @@ import pyarrow as pa
 import torch
 
 from penstock.errors import DamagedShardError
-from penstock.shards.columns import Array
+from penstock.shards.columns import Array, Getter
 from penstock.shards.files import MARK, METADATA, TRAILER
 from penstock.shards.layout import Layout
 from penstock.shards.packing import unpack_parts
 from penstock.shards.parts import restored
-from penstock.tree import map_kinds, unflatten
+from penstock.tree import Fields, Items, Leaf, Structure, map_kinds, unflatten
 
 
 class Shard:
@@ -51,9 +51,16 @@ class Shard:
             self.batch, self.layout, self.about = self._parse()
         except Exception as error:
             raise DamagedShardError(self.path, f"it can't be read ({error})") from error
-        self._structure = map_kinds(self.layout.structure, restored)
         pairs = zip(self.layout.names, self.layout.columns, strict=True)
-        self._getters = [column.getter(name, self.batch, self._view) for name, column in pairs]
+        getters = iter([column.getter(name, self.batch, self._view) for name, column in pairs])
+        self._fields: dict[Any, Getter] = {}
+        """Of samples that are a dict, what makes a row's item."""
+        structure = map_kinds(self.layout.structure, restored)
+        if isinstance(structure, Fields):
+            self._fields = dict(zip(structure.keys, _makers(structure, getters), strict=True))
+            self._make = _dict_maker(self._fields)
+        else:
+            self._make = _maker(structure, getters)
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -61,7 +68,11 @@ class Shard:
     def __getitem__(self, row: int) -> Any:
         if not 0 <= row < len(self.batch):
             raise IndexError(f"row {row} of {len(self.batch)}")
-        return unflatten(self._structure, (get(row) for get in self._getters))
+        return self._make(row)
+
+    def item_getter(self, key: str) -> Getter:
+        """Of samples that are a dict: what makes this item alone, of a row that there is."""
+        return self._fields[key]
 
     def stored(self) -> Iterator[Any]:
         """All samples as they are stored, images and the like in their parts: to be stored again."""
@@ -110,6 +121,36 @@ class Shard:
             return self._bytes[:0]
         start = buffer.address - self._bytes.ctypes.data
         return self._bytes[start : start + buffer.size]
+
+
+def _maker(structure: Structure, getters: Iterator[Getter]) -> Getter:
+    """What makes the part of a row's sample that is built so, of its leaves' `getters`.
+
+    One function of few calls: beside a transform, which sweeps the processor's caches, each call is dear.
+    """
+    if isinstance(structure, Leaf):
+        return next(getters)
+    makers = _makers(structure, getters)
+    if isinstance(structure, Fields):
+        return _dict_maker(dict(zip(structure.keys, makers, strict=True)))
+    kind: Any = structure.kind
+    if kind is list:
+        return lambda row: [make(row) for make in makers]
+    if kind is tuple:
+        return lambda row: tuple([make(row) for make in makers])
+    if len(makers) == 1:
+        (only,) = makers
+        return lambda row: kind(only(row))
+    return lambda row: kind(*[make(row) for make in makers])
+
+
+def _makers(structure: Items | Fields, getters: Iterator[Getter]) -> list[Getter]:
+    return [_maker(child, getters) for child in structure.children]
+
+
+def _dict_maker(fields: dict[Any, Getter]) -> Getter:
+    items = tuple(fields.items())
+    return lambda row: {key: make(row) for key, make in items}
 
 
 def _map(path: Path) -> Array:

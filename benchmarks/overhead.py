@@ -1,0 +1,61 @@
+"""What it costs a loop that `penstock.profile` watches it: each loop with and without, in turn."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import penstock
+from benchmarks.targets import Target
+from benchmarks.throughput import WORKS, Case, Scale
+from penstock.demo.measure import Summary, contender, paired
+from penstock.machine import cpus
+from penstock.profiling.measure import watch_of
+from penstock.profiling.watching import Limits, Watch
+
+OVERHEAD = "overhead"
+WATCHED = "watched"
+AT_LEAST = 0.98
+_ENDLESS = Limits(None, float("inf"))
+
+
+class Profiled(penstock.DataLoader[Any]):
+    """Its loop is watched as one that is profiled, and never ended."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """An epoch, watched."""
+        watch = watch_of(self, _ENDLESS, False, _ignore)
+        return watch.iterate(super().__iter__, _ignore)
+
+
+def _ignore(_: Watch) -> None:
+    """Neither shown nor ended."""
+
+
+def overhead_case(work: str, scale: Scale, folder: Path) -> Case:
+    """Without workers, and with as many as there are processors."""
+    title, options = WORKS[work](scale, folder)
+    contenders = [
+        contender(kind, name, workers, options)
+        for workers in (0, cpus())
+        for kind, name in ((penstock.DataLoader, "penstock"), (Profiled, WATCHED))
+    ]
+    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock")
+
+
+def _targets(rows: Sequence[Summary]) -> list[Target]:
+    by_name = {(row.loader, row.workers): row for row in rows}
+    return [
+        Target(
+            f"{workers} workers: watched to not watched",
+            paired(row, by_name["penstock", workers]).median,
+            AT_LEAST,
+        )
+        for (loader, workers), row in by_name.items()
+        if loader == WATCHED
+    ]
+
+
+CASES: dict[str, Callable[[Scale, Path], Case]] = {
+    f"{OVERHEAD}-{work}": partial(overhead_case, work) for work in WORKS
+}
