@@ -14,9 +14,9 @@ from typing import Any
 
 import penstock
 from benchmarks.cached import CACHED, full_cache
-from benchmarks.targets import Target
+from benchmarks.targets import Target, going_ratio
 from benchmarks.throughput import CACHED_IMAGES, WORKS, Case, Scale
-from penstock.demo.measure import Contender, Pass, Summary, contender, paired
+from penstock.demo.measure import Contender, Pass, Summary, contender
 from penstock.machine import cpus
 
 PREDICT = "predict"
@@ -80,17 +80,12 @@ def _targets(rows: Sequence[Summary]) -> list[Target]:
     return [
         Target(
             f"{row.loader}, {row.workers} workers: off by",
-            abs(paired(row, by_name[MEASURED[row.loader], row.workers], _going).median - 1),
+            abs(going_ratio(row, by_name[MEASURED[row.loader], row.workers]) - 1),
             at_most=WITHIN,
         )
         for row in rows
         if row.loader in MEASURED
     ]
-
-
-def _going(run: Pass) -> float:
-    """Samples per second once the first batch is there; a prediction's are."""
-    return run.steady_rate or run.rate
 
 
 CASES: dict[str, Callable[[Scale, Path], Case]] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from penstock.demo.advice import best, ratio
 from penstock.demo.cases import LOADERS
-from penstock.demo.measure import Summary, paired
+from penstock.demo.measure import Pass, Summary, paired
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,16 @@ class Target:
 def row(rows: Sequence[Summary], loader: str, workers: int) -> Summary:
     """The one row of this loader with so many workers."""
     return next(each for each in rows if (each.loader, each.workers) == (loader, workers))
+
+
+def going_ratio(above: Summary, below: Summary) -> float:
+    """How many times the samples per second of `below`, once the first batch is there."""
+    return paired(above, below, _going_rate).median
+
+
+def _going_rate(run: Pass) -> float:
+    """Of a pass that has no batches, such as a prediction's, over all of it."""
+    return run.steady_rate or run.rate
 
 
 def image_targets(rows: Sequence[Summary], goal: float) -> list[Target]:

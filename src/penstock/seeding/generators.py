@@ -82,6 +82,10 @@ class PythonGenerator(Generator):
     def seed(self, seed: int) -> None:
         self.identity.seed(seed)
 
+    def setter(self, seeds: Sequence[int]) -> tuple[Callable[[Any], object], Sequence[Any]]:
+        """Without a call of ours for each."""
+        return self.identity.seed, seeds
+
     def state(self) -> Any:
         """``getstate`` makes 625 integers, which takes longer than many a task: read the words instead."""
         if self._words is None:

@@ -26,19 +26,27 @@ NEAR = 2000
 """How many objects to look at behind a ``collate_fn``, which may be a method of the whole program; 10 ms."""
 
 
-class Seeds:
-    """Sets the generators for the samples of one task, in their order or one by one."""
+Step = tuple[Callable[[Any], object], Sequence[Any]]
+"""A function, and what to call it with for each of the samples."""
 
-    def __init__(self, call: Callable[[Any], object], values: Sequence[Any]) -> None:
-        self._call, self._values = call, values
+
+class Seeds:
+    """Sets the generators for the samples of one task, in their order or one by one.
+
+    `steps` are taken in turn for each sample; the plainer their functions, the less it costs.
+    """
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = steps
 
     def set(self, k: int) -> None:
         """For the k-th sample."""
-        self._call(self._values[k])
+        for call, values in self._steps:
+            call(values[k])
 
     def along(self, start: int, stop: int) -> Iterator[object]:
         """For the next one, from `start` to `stop`, whenever an item is asked for."""
-        return map(self._call, self._values[start:stop])
+        return zip(*[map(call, values[start:stop]) for call, values in self._steps], strict=False)
 
 
 class _Source:
@@ -105,21 +113,15 @@ class SampleSeeder:
         return self._seed_for(active, seeds, studied)
 
     def _seed_for(self, active: list[_Source], values: Sequence[int], studied: int) -> Seeds:
-        first, *others = active
-        if not others:
-            return Seeds(*first.generator.setter(values))
+        steps = [source.generator.setter(_salted(values, source.salt)) for source in active]
         learning = [source for source in active if not source.used]
-        calls = [(source.generator.seed, source.salt) for source in active]
 
-        def seed(k: int) -> None:
-            value = values[k]
-            for call, salt in calls:
-                call(value ^ salt)
+        def look(k: int) -> None:
             if k == studied:
                 for source in learning:
                     source.before = source.generator.state()
 
-        return Seeds(seed, range(len(values)))
+        return Seeds([*steps, (look, range(len(values)))] if learning else steps)
 
     def end(self, completed: bool) -> bool:
         """After a task; whether it has to be run again, as it used what wasn't seeded.
@@ -144,6 +146,10 @@ class SampleSeeder:
             self._studied += 1
             again |= self.look_again()
         return again
+
+
+def _salted(values: Sequence[int], salt: int) -> Sequence[int]:
+    return [value ^ salt for value in values] if salt else values
 
 
 def _salt(path: str) -> int:
