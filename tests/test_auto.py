@@ -394,8 +394,9 @@ def test_what_only_workers_can_do_keeps_one(options: dict[str, Any]) -> None:
     loader = DataLoader(Squares(1000), batch_size=2, num_workers="auto", **options)
     for _ in loader:
         pass
-    assert loader.stats().decisions[-1].settled
-    assert loader.stats().decisions[-1].workers >= 1
+    decisions = loader.stats().decisions
+    assert any(decision.settled for decision in decisions)
+    assert min(decision.workers for decision in decisions) >= 1
 
 
 def test_there_are_no_more_workers_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:

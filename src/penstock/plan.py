@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-TASK_SECONDS = 0.01
+TASK_SECONDS = 0.025
 """A task is not made shorter than this: below it, handing it over costs more than it gains."""
 PARTS_PER_WORKER = 2
 """A batch is split into at most this many tasks a worker, so that none waits long for the last."""

@@ -28,7 +28,7 @@ from penstock.tree import (
     unflatten,
 )
 
-FLUSH_BYTES = 1 << 19
+FLUSH_BYTES = 1 << 20
 """Samples are placed in groups of about this many bytes: together while they are small, as a copy has
 a fixed cost; one by one when large, while they are still in the processor's cache (the second level)."""
 
@@ -198,14 +198,13 @@ class RowWriter:
         Raises:
             Irregular: if one is not as the spec says.
         """
-        begin, end = first, first + len(samples)
+        size = len(samples)
         try:
             columns = columns_of(samples, self.spec.structure)
         except StructureMismatch:
             raise Irregular from None
         for leaves, column, tensor in zip(columns, self.spec.columns, self._tensors, strict=True):
-            whole = begin == 0 and end == len(tensor)
-            _place(leaves, column, tensor if whole else tensor[begin:end])
+            _place(leaves, column, tensor if size == len(tensor) else tensor.narrow(0, first, size))
 
 
 def _place(leaves: Sequence[Any], column: Column, out: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from typing import Any
 
 from penstock.arena import Memory
@@ -150,36 +150,37 @@ class Fetcher:
                     raise  # otherwise see, one by one, which of them is bad
         elif self._recipe.batched and task.rows and task.indices and self._placer.shares:
             return self._rows(task, slot, timing, seeds)
-        fetched = self._fetch(task, 0, len(task.indices), timing, seeds)
+        fetched = self._fetch(self._samples(task, seeds), None, timing)
+        self._completed = True
         tolerant = self._recipe.policy.tolerant
         samples = [sample for sample in fetched if sample is not _BAD] if tolerant else fetched
         if fetched and not samples:
             return LeftOut(tuple(range(len(fetched))))
         return self._collated(samples if self._recipe.batched else samples[0], slot)
 
-    def _fetch(self, task: Task, start: int, stop: int, timing: Timing, seeds: Seeds | None) -> list[Any]:
-        """The task's samples from `start` to `stop`, counted in the task."""
-        dataset = self._recipe.dataset
-        tolerant = self._recipe.policy.tolerant or self._recipe.policy.refuses_none
+    def _fetch(self, samples: Iterator[Any], count: int | None, timing: Timing) -> list[Any]:
+        """The next so many samples, or all."""
         begin = self._clock()
-        samples: list[Any] = []
-        indices = task.indices[start:stop]
-        told = self._told(task, start)
-        seeded = repeat(None) if seeds is None else seeds.along(start, stop)
-        try:
-            if tolerant:
-                for k, _ in zip(range(start, start + len(indices)), told, strict=False):
-                    samples.append(self._tolerantly(task, k, seeds))
-            else:
-                for index, _, _ in zip(indices, told, seeded, strict=False):
-                    samples.append(dataset[index])
-        except BaseException:
-            self._position = task.offset + start + len(samples)
-            raise
-        self._completed = start + len(samples) == len(task.indices)
+        fetched = list(islice(samples, count))
         timing.fetch_s += self._clock() - begin
-        timing.samples += len(samples)
-        return samples
+        timing.samples += len(fetched)
+        return fetched
+
+    def _samples(self, task: Task, seeds: Seeds | None) -> Iterator[Any]:
+        """The task's samples, each made when it is asked for."""
+        k, dataset, told = 0, self._recipe.dataset, self._told(task, 0)
+        try:
+            if self._recipe.policy.tolerant or self._recipe.policy.refuses_none:
+                for k, _ in zip(range(len(task.indices)), told, strict=False):
+                    yield self._tolerantly(task, k, seeds)
+            else:
+                seeded = repeat(None) if seeds is None else seeds.all()
+                for index, _, _ in zip(task.indices, told, seeded, strict=False):
+                    yield dataset[index]
+                    k += 1
+        except Exception:
+            self._position = task.offset + k
+            raise
 
     def _told(self, task: Task, start: int) -> Iterator[None]:
         """Tells the caller of the next sample, from `start` on, whenever an item is asked for."""
@@ -294,9 +295,9 @@ class Fetcher:
         writer: RowWriter | None = None
         left_out: list[int] = []
         tolerant = self._recipe.policy.tolerant
-        done, group = 0, self._placer.group
+        each, done, group = self._samples(task, seeds), 0, self._placer.group
         while done < len(task.indices):
-            samples = self._fetch(task, done, done + group, timing, seeds)
+            samples = self._fetch(each, group, timing)
             row = task.offset + done
             for first, run in _runs(samples, row, left_out) if tolerant else ((row, samples),):
                 if writer is None:
@@ -304,6 +305,7 @@ class Fetcher:
                     group = writer.group
                 writer.write(run, first)
             done += len(samples)
+            self._completed = done == len(task.indices)
             del samples  # a large sample's memory is wanted for the next one
         if writer is None:
             return LeftOut(tuple(left_out))

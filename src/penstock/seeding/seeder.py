@@ -44,9 +44,9 @@ class Seeds:
         for call, values in self._steps:
             call(values[k])
 
-    def along(self, start: int, stop: int) -> Iterator[object]:
-        """For the next one, from `start` to `stop`, whenever an item is asked for."""
-        return zip(*[map(call, values[start:stop]) for call, values in self._steps], strict=False)
+    def all(self) -> Iterator[object]:
+        """For the next one, whenever an item is asked for."""
+        return zip(*[map(call, values) for call, values in self._steps], strict=False)
 
 
 class _Source:
