@@ -58,8 +58,9 @@ def _result(name: str, scale: Scale, folder: Path, phase: Phase) -> Result:
 def _speed(name: str, scale: Scale, folder: Path, phase: Phase) -> Result:
     """Measure one of the cases of speed."""
     case = CASES[name](scale, folder / "images")
-    advance = phase(case.title, passes(case.contenders, scale.rounds))
-    rows = measure(case.contenders, scale.rounds, advance)
+    rounds = scale.rounds * case.more_rounds
+    advance = phase(case.title, passes(case.contenders, rounds))
+    rows = measure(case.contenders, rounds, advance)
     return SpeedResult(case.name, case.title, rows, case.targets(rows), case.rival)
 
 

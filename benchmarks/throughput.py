@@ -47,6 +47,7 @@ class Case:
     contenders: list[Contender]
     targets: Callable[[Sequence[Summary]], list[Target]]
     rival: str = "torch"  # the loader whose best the table compares with
+    more_rounds: int = 1  # times as many as other cases, of shorter passes: for small differences
 
 
 Work = tuple[str, dict[str, Any]]

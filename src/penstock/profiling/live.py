@@ -52,9 +52,9 @@ class Live:
 
     def tick(self, watch: Watch) -> None:
         """A batch more; the loop's figures up to now, every now and then."""
-        now = time.monotonic()
         if not self._shown:
             return
+        now = time.monotonic()
         if self._now != watch.phase:
             self._now = watch.phase
             if self._live is None:

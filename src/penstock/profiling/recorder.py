@@ -47,6 +47,7 @@ class LoopRecorder:
         self._begun = self._asked = 0.0
         self._iterating, self._lasted = False, 0.0
         self._thread = self._process = 0.0
+        self._reads_cpu = False
         self._epochs = 0
         self._first_s: float | None = None
         self._gaps: list[float] = []
@@ -77,18 +78,16 @@ class LoopRecorder:
                 self._open.step_cpu = self._clocks.process_cpu() - self._process
             self._counted.append(self._open)
             self._open = None
-        if self._reads_cpu():
+        self._reads_cpu = self.batches % CPU_EVERY == 1
+        if self._reads_cpu:
             self._thread = self._clocks.thread_cpu()
         return self._asked
-
-    def _reads_cpu(self) -> bool:
-        return self.batches % CPU_EVERY == 1
 
     def got(self, samples: int) -> float:
         """A batch is there. Returns the time."""
         now = self._clocks.wall()
         used = None
-        if self._reads_cpu():
+        if self._reads_cpu:
             used = self._clocks.thread_cpu() - self._thread
             self._process = self._clocks.process_cpu()
         if self._in_epoch == 0:
@@ -123,7 +122,11 @@ class LoopRecorder:
     @property
     def elapsed(self) -> float:
         """Seconds from ``iter()`` to ``StopIteration``, of all epochs."""
-        return self._lasted + (self._clocks.wall() - self._begun if self._iterating else 0.0)
+        return self.elapsed_at(self._clocks.wall())
+
+    def elapsed_at(self, now: float) -> float:
+        """The same, where it is known what time it is."""
+        return self._lasted + (now - self._begun if self._iterating else 0.0)
 
     @property
     def spent(self) -> float:

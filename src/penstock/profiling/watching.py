@@ -33,10 +33,10 @@ class Limits:
     batches: int | None
     seconds: float
 
-    def reached(self, recorder: LoopRecorder) -> bool:
+    def reached(self, recorder: LoopRecorder, now: float) -> bool:
         if self.batches is not None and recorder.batches >= self.batches:
             return True
-        return recorder.elapsed >= self.seconds and recorder.batches > 2
+        return recorder.batches > 2 and recorder.elapsed_at(now) >= self.seconds
 
 
 class _Phase(enum.Enum):
@@ -116,26 +116,28 @@ class Watch:
         ):
             self.levels.append(Level(got - started, self._stats().slots_in_use))
 
-    def advance(self) -> bool:
-        """See whether it is time for what comes next; whether the ceiling is what comes now."""
-        if self._phase is _Phase.LOOP and self.limits.reached(self.recorder):
+    def looped(self, now: float) -> bool:
+        """The loop took a batch more; whether the ceiling comes next."""
+        if self.limits.reached(self.recorder, now):
             self._phase = self._after_loop
-        elif self._phase is _Phase.CEILING and self._ceiling_seen():
-            self._phase = _Phase.OVER
         self._tick(self)
         return self._phase is _Phase.CEILING
 
-    def _ceiling_seen(self) -> bool:
+    def asked_again(self) -> None:
+        """The ceiling took a round more."""
+        self.ceiling.asked()
         rounds, enough = self.ceiling.rounds, 0.2 * self.limits.seconds
-        return rounds > CEILING_ROUNDS or (rounds > CEILING_LEAST and self.ceiling.seconds > enough)
+        if rounds > CEILING_ROUNDS or (rounds > CEILING_LEAST and self.ceiling.seconds > enough):
+            self._phase = _Phase.OVER
+        self._tick(self)
 
     @property
     def phase(self) -> str:
         return self._phase.value
 
     @property
-    def in_ceiling(self) -> bool:
-        return self._phase is _Phase.CEILING
+    def in_loop(self) -> bool:
+        return self._phase is _Phase.LOOP
 
 
 class Watched:
@@ -160,10 +162,8 @@ class Watched:
 
     def __next__(self) -> Any:
         watch = self._watch
-        if watch.over:
-            return self._finish()
-        if watch.in_ceiling:
-            return self._again()
+        if not watch.in_loop:
+            return self._finish() if watch.over else self._again()
         asked = watch.recorder.ask()
         task_observers.append(watch.note_task)
         try:
@@ -178,7 +178,7 @@ class Watched:
         got = watch.recorder.got(samples_in(batch, watch.loader))
         watch.note_batch(asked, got, self._got)
         self._got = got
-        if watch.advance():
+        if watch.looped(got):
             self._kept = _copied(batch)
         return batch
 
@@ -187,8 +187,7 @@ class Watched:
         watch = self._watch
         if not self._let_go():
             _synchronise()
-            watch.ceiling.asked()
-            watch.advance()
+            watch.asked_again()
             if watch.over:
                 return self._finish()
         batch = _copied(self._kept)
@@ -229,6 +228,9 @@ def samples_in(batch: Any, loader: Any) -> int:
     After torch's collation it is the first tensor's length. What another function made of them may have any
     shape: only a length that a full batch has, or the epoch's last one, is believed.
     """
+    first = batch[0] if type(batch) in (list, tuple) and batch else batch
+    if isinstance(first, torch.Tensor) and loader.collate_fn is default_collate and first.dim():
+        return int(first.shape[0])  # most often
     if not getattr(loader, "_auto_collation", True):
         return 1
     lengths = list(_lengths(batch))
