@@ -1,6 +1,6 @@
 """What it costs a loop that `penstock.profile` watches it: each loop with and without, in turn."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ _ENDLESS = Limits(None, float("inf"))
 class Profiled(penstock.DataLoader[Any]):
     """Its loop is watched as one that is profiled, and never ended."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         """An epoch, watched."""
         watch = watch_of(self, _ENDLESS, False, _ignore)
         return watch.iterate(super().__iter__, _ignore)

@@ -68,6 +68,29 @@ def indices_of(batch: Iterable[Any]) -> tuple[Any, ...]:
         return NoIndices(error)
 
 
+Indices = Sequence[Any] | NDArray[np.int64]
+
+
+class Block(NamedTuple):
+    """Several batches' indices, one after the other.
+
+    Attributes:
+        numbers: those of the batches.
+        sizes: how many indices each has.
+        indices: those of all of them.
+    """
+
+    numbers: Sequence[int]
+    sizes: list[int]
+    indices: Indices
+
+    def batches(self) -> list[tuple[int, tuple[Any, ...]]]:
+        """(number, indices) of each."""
+        indices = iter(self.indices.tolist() if isinstance(self.indices, np.ndarray) else self.indices)
+        pairs = zip(self.numbers, self.sizes, strict=True)
+        return [(number, tuple(itertools.islice(indices, size))) for number, size in pairs]
+
+
 class Task(NamedTuple):
     """A run of samples of one batch: the unit that is handed to a worker.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.collate import Scratch
 from penstock.engine import Batches, Engine
 from penstock.fetch import ReadyGetter
+from penstock.plan import Block
 from penstock.stats import Recorder
 from penstock.streams import Standing
 
@@ -21,6 +22,13 @@ GATHER_BYTES = 1 << 20
 MOST_BATCHES = 64
 
 Numbered = tuple[int, tuple[Any, ...]]
+
+
+class BatchesAtOnce(Batches, Protocol):
+    """Those that may be had several at once."""
+
+    def take(self, most: int) -> Block | None:
+        """The next so many, or fewer, but none only at the end; None if they can't be had so."""
 
 
 class PushedBack:
@@ -59,7 +67,7 @@ class ReadyEngine:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: BatchesAtOnce,
         ahead: int,
         get: ReadyGetter,
         recorder: Recorder,
@@ -77,14 +85,19 @@ class ReadyEngine:
         return self
 
     def __next__(self) -> Any:
-        since = self._recorder.clock()
-        if not self._made and self._engine is None:
-            self._gather()
         if self._made:
             number, samples, batch = self._made.popleft()
-            self._recorder.batch_out(samples, since, 0, False)
+            self._recorder.batch_at_hand(samples)
             self._batches.handed_over(number, None, None)
             return batch
+        return self._next_made() if self._engine is None else next(self._engine)
+
+    def _next_made(self) -> Any:
+        since = self._recorder.clock()
+        self._gather()
+        if self._made:
+            self._recorder.waited(self._recorder.clock() - since)
+            return next(self)
         if self._engine is not None:
             return next(self._engine)
         stopped, self._stopped = self._stopped, None
@@ -96,29 +109,32 @@ class ReadyEngine:
     def _gather(self) -> None:
         """Make the next batches, or have an engine make them."""
         begin = self._recorder.clock()
-        taken = self._take()
-        if not taken:
+        block = self._take()
+        sizes = block.sizes
+        if not sizes:
             return
-        sizes = [len(indices) for _, indices in taken]
-        ready = self._get(list(chain.from_iterable(indices for _, indices in taken))) if all(sizes) else None
+        ready = self._get(block.indices) if all(sizes) else None
         if ready is None:
-            self._engine = self._otherwise(PushedBack(self._batches, taken))
+            self._engine = self._otherwise(PushedBack(self._batches, block.batches()))
             return
-        for (number, _), size, batch in zip(taken, sizes, ready.batches(sizes, self._scratch), strict=True):
-            self._made.append((number, size, batch))
+        self._made.extend(zip(block.numbers, sizes, ready.batches(sizes, self._scratch), strict=True))
         fitting = GATHER_BYTES // max(1, ready.spec.sample_bytes * max(sizes))
         self._together = max(1, min(self._most, fitting))
         self._recorder.task_done(0, sum(sizes), self._recorder.clock() - begin, 0.0)
 
-    def _take(self) -> list[Numbered]:
-        """The next batches' indices; what ends or interrupts them waits for its turn."""
+    def _take(self) -> Block:
+        """The next batches; what ends or interrupts them waits for its turn."""
         taken: list[Numbered] = []
-        while len(taken) < self._together and self._stopped is None:
-            try:
+        try:
+            if self._stopped is None and (block := self._batches.take(self._together)) is not None:
+                self._stopped = None if block.sizes else StopIteration()
+                return block
+            while len(taken) < self._together and self._stopped is None:
                 taken.append(next(self._batches))
-            except Exception as stopped:
-                self._stopped = stopped
-        return taken
+        except Exception as stopped:
+            self._stopped = stopped
+        numbers, batches = zip(*taken, strict=True) if taken else ((), ())
+        return Block(numbers, list(map(len, batches)), list(chain.from_iterable(batches)))
 
     def take_raised(self) -> BaseException | None:
         """As `Engine.take_raised`."""

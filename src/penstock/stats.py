@@ -172,6 +172,19 @@ class Recorder:
         for tell in observers:
             tell(waited)
 
+    def waited(self, seconds: float) -> None:
+        """The caller has waited, for batches that are at hand now."""
+        self._wait += seconds
+        if self._first is None:
+            self._first = self.clock() - self._start
+        for tell in observers:
+            tell(seconds)
+
+    def batch_at_hand(self, samples: int) -> None:
+        """Count one batch handed over now, to a caller that waits no more."""
+        self._batches += 1
+        self._samples += samples
+
     def sample_cost(self) -> float | None:
         """Mean seconds of work that a sample takes; None before the first task is done."""
         return self._work_s / self._fetched if self._fetched else None

@@ -284,6 +284,39 @@ def taken(stream: IndexStream, count: int) -> list[tuple[int, tuple[Any, ...]]]:
     return got
 
 
+@given(samplers(known), st.lists(st.integers(0, 5)))
+@settings(max_examples=200, deadline=None)
+def test_batches_taken_several_at_once_are_the_same(drawn: tuple[Make, bool], takes: list[int]) -> None:
+    """Some by `take`, some one by one, as they come; what remains one by one."""
+    make, batched = drawn
+    seed_all()
+    whole = list(IndexStream(make(), batched)), drawn_next()
+    seed_all()
+    stream, got = IndexStream(make(), batched), []
+    for most in takes:
+        block = stream.take(most) if most else None
+        if block is not None:
+            assert len(block.sizes) <= most
+            got += block.batches()
+        elif (one := next(stream, None)) is not None:
+            got.append(one)
+    got += stream
+    assert (got, drawn_next()) == whole
+    end = stream.take(3)
+    assert end is None or not end.sizes
+
+
+@pytest.mark.parametrize("sampler", [SequentialSampler(range(9)), RandomSampler(range(9))])
+def test_what_is_missing_of_an_epoch_comes_one_by_one(sampler: Sampler[int]) -> None:
+    """As the numbers aren't in sequence."""
+    stream = IndexStream(BatchSampler(sampler, 2, False), True)
+    for number in (3, 0):
+        stream.handed_over(number)
+    following = IndexStream(BatchSampler(sampler, 2, False), True, stream.place())
+    assert following.take(4) is None
+    assert [number for number, _ in following] == [1, 2, 4]
+
+
 def through_json(place: Place) -> Place:
     return Place(**json.loads(json.dumps({name: getattr(place, name) for name in Place.__slots__})))
 

@@ -7,7 +7,6 @@ import operator
 import os
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from penstock.caching.rows import RowFormat, format_of
 from penstock.collate import Irregular, ReadyRows, Spec
 from penstock.errors import NotFingerprintableError, human_bytes
 from penstock.pipeline import Marks, Study, Until, study
+from penstock.plan import Indices
 from penstock.stats import CacheStats
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class CachedDataset(Dataset[Any]):
             return None
         return place if 0 <= place < self._size else None
 
-    def ready_rows(self, indices: Sequence[Any]) -> ReadyRows | None:
+    def ready_rows(self, indices: Indices) -> ReadyRows | None:
         """Samples that lie in memory as rows, for a loader that can copy them all at once."""
         return self._memory.ready(indices) if self._memory is not None and self._study.whole else None
 

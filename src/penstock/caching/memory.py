@@ -15,7 +15,6 @@ under the segment's lock, to samples whose saved time per byte is among the larg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from penstock.caching.segment import Segment, fence
 from penstock.collate import ReadyRows, Spec
 from penstock.machine import available_memory
 from penstock.pipeline import Marks
+from penstock.plan import Indices
 from penstock.stats import CacheStats
 
 _HEAP_END, _ROWS_END, _FULL, _SAMPLES_SEEN = range(4)
@@ -98,9 +98,9 @@ class MemoryStore:
         values, marks = unpack(self._heap[-where - 1 :])
         return values, marks
 
-    def ready(self, indices: Sequence[int]) -> ReadyRows | None:
+    def ready(self, indices: Indices) -> ReadyRows | None:
         """The rows of these samples; None if one of them isn't in a row."""
-        wanted = np.array(indices)
+        wanted = np.asarray(indices)
         if self._table is None or wanted.dtype != np.int64 or not len(wanted):
             return None
         if wanted.min() < 0 or wanted.max() >= self.size:

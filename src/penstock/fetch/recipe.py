@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Subset
 
 from penstock.collate import ReadyRows, Spec, is_default_collate
+from penstock.plan import Indices
 from penstock.policy import Policy
 from penstock.seeding import draws_nothing
 from penstock.stats import CacheStats
@@ -62,7 +63,7 @@ def batched_getter(dataset: Any) -> Callable[[list[Any]], Any] | None:
     return getattr(dataset, "__getitems__", None) or None
 
 
-ReadyGetter = Callable[[Sequence[Any]], ReadyRows | None]
+ReadyGetter = Callable[[Indices], ReadyRows | None]
 
 
 def ready_getter(dataset: Any) -> ReadyGetter | None:

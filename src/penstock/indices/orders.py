@@ -23,6 +23,7 @@ Origin = dict[str, Any]
 _AT_ONCE = 32
 """How many indices torch draws at once with replacement."""
 _SKIPPED_AT_ONCE = 1 << 20
+_RUN = 1 << 16
 
 
 class Order(ABC):
@@ -38,6 +39,11 @@ class Order(ABC):
     @abstractmethod
     def indices(self, start: int) -> Iterator[Any]:
         """The indices but for the first `start`. Called once."""
+
+    def runs(self, start: int) -> Iterator[torch.Tensor] | None:
+        """The same in tensors of int64, for an order that has them so. Called instead of `indices`."""
+        del start
+        return None
 
     def begins_at(self, given: int) -> int:
         """The `start` with which the order goes on when `given` indices had been given by its origin."""
@@ -63,6 +69,10 @@ class Order(ABC):
 class Sequential(Order):
     def indices(self, start: int) -> Iterator[int]:
         return iter(range(start, len(self._sampler.data_source)))
+
+    def runs(self, start: int) -> Iterator[torch.Tensor]:
+        size = len(self._sampler.data_source)
+        return (torch.arange(begin, min(begin + _RUN, size)) for begin in range(start, size, _RUN))
 
 
 class TorchDistributed(Order):
@@ -93,13 +103,6 @@ class Elastic(Order):
 class Drawn(Order):
     """One that a generator decides: the sampler's own or, as it has none, torch's default one."""
 
-    def indices(self, start: int) -> Iterator[Any]:
-        return chain.from_iterable(self._runs(start))
-
-    @abstractmethod
-    def _runs(self, start: int) -> Iterator[Iterator[Any]]:
-        """The indices in pieces; a generator function, so that nothing is drawn before it is wanted."""
-
     @property
     def _own(self) -> torch.Generator | None:
         own: torch.Generator | None = self._sampler.generator
@@ -122,12 +125,23 @@ class Drawn(Order):
         return {} if self._own in (None, besides) else {"generator": state_of(self._own)}
 
 
-class Random(Drawn):
-    def _runs(self, start: int) -> Iterator[Iterator[int]]:
+class DrawnNumbers(Drawn):
+    """One whose indices are the drawn numbers themselves."""
+
+    def indices(self, start: int) -> Iterator[int]:
+        return chain.from_iterable(map(integers, self.runs(start)))
+
+    @abstractmethod
+    def runs(self, start: int) -> Iterator[torch.Tensor]:
+        """See `Order`; a generator function, so that nothing is drawn before it is wanted."""
+
+
+class Random(DrawnNumbers):
+    def runs(self, start: int) -> Iterator[torch.Tensor]:
         size = len(self._sampler.data_source)
         dice = self._dice()
         wanted = self._sampler.num_samples
-        return (self._draws if self._sampler.replacement else self._shuffles)(dice, size, wanted, start)
+        yield from (self._draws if self._sampler.replacement else self._shuffles)(dice, size, wanted, start)
 
     def _dice(self) -> torch.Generator:
         """Without a generator torch draws a seed from its default one, and makes one of that."""
@@ -137,32 +151,32 @@ class Random(Drawn):
             self._origin["seed"] = int(torch.empty((), dtype=torch.int64).random_().item())
         return torch.Generator().manual_seed(self._origin["seed"])
 
-    def _draws(self, dice: torch.Generator, size: int, wanted: int, start: int) -> Iterator[Iterator[int]]:
+    def _draws(self, dice: torch.Generator, size: int, wanted: int, start: int) -> Iterator[torch.Tensor]:
         start = min(start, wanted)  # a short last batch counts as a whole one
         whole = start - start % _AT_ONCE
         for begin in range(0, whole, _SKIPPED_AT_ONCE):
             torch.randint(size, (min(whole - begin, _SKIPPED_AT_ONCE),), generator=dice)
         for begin in range(whole, wanted, _AT_ONCE):
             drawn = torch.randint(size, (min(wanted - begin, _AT_ONCE),), generator=dice)
-            yield integers(drawn[max(0, start - begin) :])
+            yield drawn[max(0, start - begin) :]
 
-    def _shuffles(self, dice: torch.Generator, size: int, wanted: int, start: int) -> Iterator[Iterator[int]]:
+    def _shuffles(self, dice: torch.Generator, size: int, wanted: int, start: int) -> Iterator[torch.Tensor]:
         """torch ends with a shuffle of which it may use nothing; that counts where others see the dice."""
         unseen = self._sampler.generator is None
         for begin in range(0, wanted if unseen else wanted + 1, size):
             # not bound to a name here: it has to be gone before the next one is drawn
-            yield integers(torch.randperm(size, generator=dice)[max(0, start - begin) : wanted - begin])
+            yield torch.randperm(size, generator=dice)[max(0, start - begin) : wanted - begin]
 
 
 class Subset(Drawn):
-    def _runs(self, start: int) -> Iterator[Iterator[Any]]:
+    def indices(self, start: int) -> Iterator[Any]:
         chosen = self._sampler.indices
         order = torch.randperm(len(chosen), generator=self._dice())
-        yield (chosen[place] for place in integers(order[start:]))
+        yield from (chosen[place] for place in integers(order[start:]))
 
 
-class Weighted(Drawn):
-    def _runs(self, start: int) -> Iterator[Iterator[int]]:
+class Weighted(DrawnNumbers):
+    def runs(self, start: int) -> Iterator[torch.Tensor]:
         sampler, dice = self._sampler, self._dice()
         drawn = torch.multinomial(sampler.weights, sampler.num_samples, sampler.replacement, generator=dice)
-        yield integers(drawn[start:])
+        yield drawn[start:]

@@ -17,6 +17,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
 
 from penstock.distributed import DistributedSampler, share
+from penstock.indices.cursor import Cursor
 from penstock.indices.orders import (
     Elastic,
     Order,
@@ -29,7 +30,7 @@ from penstock.indices.orders import (
 )
 from penstock.indices.place import Place, Progress
 from penstock.indices.walk import Walk
-from penstock.plan import indices_of
+from penstock.plan import Block, indices_of
 from penstock.streams import Standing
 
 _ORDERS: dict[type, type[Order]] = {
@@ -84,13 +85,11 @@ class IndexStream:
         self._groups, base = ungrouped(sampler, batched)
         self._order = order_of(base, place.origin, batched and self._groups is None)
         self._start = self._order.begins_at(self._first * self._size)
-        if self._groups is not None:
-            batches = self._grouped(self._size, self._groups.drop_last)
-        else:
-            indices = self._order.indices(self._start)
-            batches = map(indices_of, indices) if batched else ((index,) for index in indices)
         all_wanted = self.foreseeable and not place.missing
-        self._batches = enumerate(batches, self._first) if all_wanted else self._numbered(batches)
+        runs = self._order.runs(self._start) if all_wanted and self._groups is not None else None
+        self._cursor = None if runs is None else Cursor(runs)
+        self._next = self._first
+        self._batches = self._walked(batched, all_wanted) if self._cursor is None else self._cut(self._cursor)
 
     @property
     def _size(self) -> int:
@@ -107,6 +106,19 @@ class IndexStream:
 
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
         return next(self._batches)
+
+    def take(self, most: int) -> Block | None:
+        """The next batches at once, `most` at the most; none at the end. None if they can't be had so."""
+        if self._cursor is None:
+            return None
+        size = self._size
+        indices = self._cursor.take(size * most)
+        whole, rest = divmod(len(indices), size)
+        sizes = [size] * whole
+        if rest and not self._drop_last:
+            sizes.append(rest)
+        first, self._next = self._next, self._next + len(sizes)
+        return Block(range(first, self._next), sizes, indices[: sum(sizes)])
 
     def handed_over(self, number: int, worker: int | None = None, standing: Standing | None = None) -> None:
         """That batch was; it doesn't matter who made it."""
@@ -131,8 +143,29 @@ class IndexStream:
         """How many indices the order has given before that batch."""
         return self._start + (number - self._first) * self._size
 
-    def _grouped(self, size: int, drop_last: bool) -> Iterator[tuple[Any, ...]]:
-        indices = self._order.indices(self._start)
+    @property
+    def _drop_last(self) -> bool:
+        return self._groups is not None and bool(self._groups.drop_last)
+
+    def _cut(self, cursor: Cursor) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """The batches of indices that lie in arrays; `take` may take others in between."""
+        size, drop_last = self._size, self._drop_last
+        while len(batch := cursor.take(size)) == size or (len(batch) and not drop_last):
+            number = self._next
+            self._next += 1
+            yield number, tuple(batch.tolist())
+
+    def _walked(self, batched: bool, all_wanted: bool) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """The batches of indices that come one by one."""
+        if self._groups is not None:
+            batches = self._grouped(self._size)
+        else:
+            indices = self._order.indices(self._start)
+            batches = map(indices_of, indices) if batched else ((index,) for index in indices)
+        return enumerate(batches, self._first) if all_wanted else self._numbered(batches)
+
+    def _grouped(self, size: int) -> Iterator[tuple[Any, ...]]:
+        indices, drop_last = self._order.indices(self._start), self._drop_last
         while len(batch := tuple(islice(indices, size))) == size or (batch and not drop_last):
             yield batch
 

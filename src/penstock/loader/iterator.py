@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,17 @@ from penstock.stats import Recorder
 
 Loader = Any
 """A `penstock.DataLoader`, whose module is above this one."""
+_profiler_enabled: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+_forks = 0
+"""How many lie between this process and that which imported this; asking for its id would take longer."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 PROFILED = "enumerate(DataLoader)#LoaderIterator.__next__"
 """In a trace of torch's profiler; it begins with torch's word, by which viewers know time spent waiting."""
 
@@ -40,7 +52,7 @@ class LoaderIterator(LikeTorchs):
         self._pin_memory_device = pin_device(loader)
         self._pin_memory = self._pin_memory_device is not None
         self._moved_by: Loader | None = None
-        self._turn, self._turn_owner = threading.RLock(), os.getpid()
+        self._turn, self._turn_forks = threading.RLock(), _forks
         self._open_session(loader, loader._books.begin(loader))
 
     def _reset(self, loader: Loader) -> None:
@@ -85,11 +97,11 @@ class LoaderIterator(LikeTorchs):
         return self
 
     def __next__(self) -> Any:
-        if self._turn_owner != os.getpid():  # forked: the thread that has its turn may not be here
-            self._turn, self._turn_owner = threading.RLock(), os.getpid()
+        if self._turn_forks != _forks:  # the thread that has its turn may not be here
+            self._turn, self._turn_forks = threading.RLock(), _forks
         try:
             with self._turn:
-                if not torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+                if not _profiler_enabled():
                     return self._next()
                 with torch.autograd.profiler.record_function(PROFILED):
                     return self._next()

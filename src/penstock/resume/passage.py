@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from penstock.indices import IndexStream, Place, Turns, outlook, restore, state_of
+from penstock.plan import Block
 from penstock.resume.check import Loader, is_iterable, is_underway
 from penstock.streams import Standing
 
@@ -127,6 +128,10 @@ class Passage:
 
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
         return next(self._batches)
+
+    def take(self, most: int) -> Block | None:
+        """As `IndexStream.take`."""
+        return self._batches.take(most) if isinstance(self._batches, IndexStream) else None
 
     def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None:
         self.touched = True
