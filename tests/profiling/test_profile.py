@@ -24,7 +24,7 @@ from penstock.profiling.measure import (
     measure_loop,
     setting_of,
 )
-from penstock.profiling.samples import measure_samples
+from penstock.profiling.samples import measure_inline, measure_samples
 from penstock.profiling.trials import source_of
 from penstock.profiling.watching import Limits
 from tests.profiling.subjects import (
@@ -159,6 +159,37 @@ def test_samples_are_never_made_here_where_there_are_workers(tmp_path: Any) -> N
     log = tmp_path / "log"
     profiled(Here(log), 1, 0.001, seconds=0.3)
     assert str(os.getpid()) not in set(log.read_text().split())
+
+
+class Alone(Known):
+    """Can only be made where there are no workers, and not in this process."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__(0.0, 1000)
+        self.process = process
+
+    def spend(self, index: int) -> None:  # noqa: ARG002
+        assert torch.utils.data.get_worker_info() is None
+        assert os.getpid() != self.process
+
+
+@pytest.mark.parametrize("kind", [penstock.DataLoader, TorchDataLoader])
+@pytest.mark.parametrize("sampler", [None, list(range(1000))], ids=["known order", "any sampler"])
+def test_without_workers_it_is_tried_in_another_process(kind: Any, sampler: Any) -> None:
+    loader = kind(Alone(os.getpid()), batch_size=10, num_workers=1, shuffle=sampler is None, sampler=sampler)
+    problems: list[str] = []
+    trial = measure_inline(source_of(loader, 100), 0.2, 1e-5, problems)
+    assert trial is not None
+    assert (problems, trial.workers, trial.batch_size, trial.main_cpu_s) == ([], 0, 10, 0)
+    assert trial.loader == ("penstock" if kind is penstock.DataLoader else "torch")
+    assert trial.cpu_s == pytest.approx(1 / trial.samples_per_s, rel=0.5)
+
+
+def test_where_it_can_not_be_tried_without_workers_that_is_told() -> None:
+    loader = penstock.DataLoader(Failing(0.0), batch_size=4, num_workers=1)
+    problems: list[str] = []
+    assert measure_inline(source_of(loader, 100), 0.2, 1e-5, problems) is None
+    assert problems[0].startswith("num_workers=0 couldn't be tried: ")
 
 
 def test_the_random_state_is_left_alone() -> None:

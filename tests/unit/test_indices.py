@@ -25,7 +25,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
 
 import penstock
-from penstock.indices import IndexStream, Place
+from penstock.indices import IndexStream, Listed, Place
 from penstock.indices.dice import global_dice, restore, state_of
 
 GLOBAL = "global"
@@ -200,7 +200,9 @@ def distributed(draw: st.DrawFn, kind: Any) -> Make:
     return make
 
 
+listed = st.builds(lambda few, size: lambda: Listed(list(range(few)), size), st.integers(1, 9), sizes)
 known = st.one_of(
+    listed,
     st.builds(lambda size: lambda: SequentialSampler(range(size)), st.integers(0, 80)),
     randoms,
     subsets,

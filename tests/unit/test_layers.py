@@ -76,8 +76,10 @@ EXPORTED = {
     "profiling": {
         "penstock.bad",
         "penstock.caching",
+        "penstock.collate",
         "penstock.errors",
         "penstock.fetch",
+        "penstock.indices",
         "penstock.loader",
         "penstock.machine",
         "penstock.original",

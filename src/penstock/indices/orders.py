@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -73,6 +73,11 @@ class Sequential(Order):
     def runs(self, start: int) -> Iterator[torch.Tensor]:
         size = len(self._sampler.data_source)
         return (torch.arange(begin, min(begin + _RUN, size)) for begin in range(start, size, _RUN))
+
+
+class Again(Order):
+    def indices(self, start: int) -> Iterator[Any]:
+        return islice(iter(self._sampler), start, None)
 
 
 class TorchDistributed(Order):

@@ -18,7 +18,9 @@ from torch.utils.data.distributed import DistributedSampler as TorchDistributedS
 
 from penstock.distributed import DistributedSampler, share
 from penstock.indices.cursor import Cursor
+from penstock.indices.listed import Listed
 from penstock.indices.orders import (
+    Again,
     Elastic,
     Order,
     Origin,
@@ -40,6 +42,7 @@ _ORDERS: dict[type, type[Order]] = {
     WeightedRandomSampler: Weighted,
     TorchDistributedSampler: TorchDistributed,
     DistributedSampler: Elastic,
+    Listed: Again,
 }
 """By exact type: a subclass may have an ``__iter__`` of its own."""
 
@@ -56,6 +59,12 @@ def ungrouped(sampler: Any, batched: bool) -> tuple[Any, Any]:
     """(torch's own `BatchSampler` or None, the sampler below it); `sampler` is that of a loader."""
     groups = batched and type(sampler) is BatchSampler
     return (sampler, sampler.sampler) if groups else (None, sampler)
+
+
+def is_known(sampler: Any, batched: bool) -> bool:
+    """Whether the order of a loader's sampler is one of these."""
+    groups, base = ungrouped(sampler, batched)
+    return type(base) in _ORDERS and (groups is not None or not batched)
 
 
 def outlook(sampler: Any, batched: bool, besides: Any) -> Origin:

@@ -9,6 +9,8 @@ from penstock.profiling.data import Measurement, Samples
 
 ENOUGH = 0.05
 """A loop that waits less than this share of its time is held back by its steps."""
+WORTH_IT = 0.7
+"""From this share of their rate on, workers aren't worth twice the computing."""
 
 
 class Cause(enum.Enum):
@@ -59,16 +61,19 @@ def _of_loading(m: Measurement) -> Cause:
 
 
 def workers_only_cost(m: Measurement) -> bool:
-    """Whether the loop's own process makes samples faster than any number of workers that was tried.
+    """Whether the loop's own process makes samples faster than any number of workers that was tried, or not
+    much slower where handing one over takes more computing than making it.
 
     And as handing over takes its time, not since something else has the cores; and as workers might still
     free it for its steps, whether it would be no slower in the loop.
     """
     pooled = [trial.samples_per_s for n, trial in figures.trials_of(m).items() if n > 0]
     inline, handover = figures.inline_rate(m), figures.handover_s(m)
-    if not pooled or inline is None or handover is None or inline < max(pooled):
+    if not pooled or inline is None or handover is None:
         return False
     cost, b = figures.sample_cpu_s(m), figures.batch_size(m)
+    if inline < max(pooled) * (WORTH_IT if handover > cost else 1):
+        return False
     if handover < 0.3 * cost and b * cost > figures.TOO_CHEAP_S:
         return False
     in_loop = b / (figures.step_s(m) + b / inline)

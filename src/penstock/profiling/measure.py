@@ -14,7 +14,7 @@ from penstock.machine import available_memory, cpus
 from penstock.original import TorchDataLoader
 from penstock.profiling import figures
 from penstock.profiling.data import Machine, Measurement, Samples, Setting, Trial
-from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_samples
+from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_inline, measure_samples
 from penstock.profiling.trials import DISTURBED, source_of, try_workers, untouched, worker_counts
 from penstock.profiling.watching import Limits, Watch
 
@@ -22,6 +22,8 @@ SAMPLES_S = 4.0
 """How long the samples are measured, in all."""
 TRIAL_S = 1.5
 """How long each number of workers is tried."""
+QUICK_S = 0.02
+"""What a loader adds to a sample that takes longer isn't worth a trial without workers."""
 FULL_S = 10.0
 """Where the loop is to be watched for less, the rest is measured for less as well, down to `LEAST` of it."""
 LEAST = 0.2
@@ -120,6 +122,10 @@ def _measure(loader: Any, details: Details, say: Say, part: float) -> None:
         return
     samples = details.samples
     sample_s = figures.alone_s(samples) + samples.collate_s
+    if loader.num_workers and sample_s < QUICK_S:
+        say("trying the loader alone without workers, in a worker")
+        inline = measure_inline(source, TRIAL_S * part, sample_s, details.problems)
+        details.trials += (inline,) if inline is not None else ()
     waiting = figures.waiting_share(samples) >= 0.5
     patient = True
     for workers in worker_counts(machine().cores, loader.num_workers, waiting):

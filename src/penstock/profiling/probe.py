@@ -17,16 +17,19 @@ from itertools import islice
 from typing import Any
 
 from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
 
 from penstock.bad import path_of
+from penstock.collate import Scratch, stack_into
 from penstock.errors import NotRepeatableError
 from penstock.fetch import batched_getter
 from penstock.pipeline import study
-from penstock.profiling.data import Part
+from penstock.profiling.data import Part, Trial
 from penstock.profiling.lines import LineSampler, Seen
 from penstock.profiling.parts import Stopwatch, dtype_of, size_of, split, time_libraries
+from penstock.profiling.trials import Source, run_trial
 
-COSTS, PARTS, LINES, STEADY = "costs", "parts", "lines", "steady"
+COSTS, PARTS, LINES, STEADY, INLINE = "costs", "parts", "lines", "steady", "inline"
 CHEAP_S = 0.0003
 """A sample that takes less is measured together with others."""
 SHOWN = 10
@@ -44,6 +47,8 @@ class Task:
     what: str
     indices: tuple[Any, ...]
     seconds: float
+    sample_s: float = 0.0
+    """What one is known to take."""
 
 
 @dataclass(slots=True)
@@ -76,22 +81,32 @@ class Answer:
     """Whether samples as a whole are."""
     begins: bool = False
     """Whether what comes before the transforms is."""
+    trial: Trial | None = None
     problem: str | None = None
 
 
 class Probe(Dataset[Answer]):
     """``probe[task]`` measures; errors of user code come back as `Answer.problem`."""
 
-    def __init__(self, dataset: Any, collate: Callable[[Any], Any], iterable: bool, batched: bool) -> None:
-        self.dataset, self._collate = dataset, collate
-        self._iterable, self._batched = iterable, batched
+    def __init__(self, source: Source) -> None:
+        left = {"multiprocessing_context", "generator"}  # neither is of use here, nor can be sent
+        options = {name: value for name, value in source.options.items() if name not in left}
+        self._source, self.dataset = replace(source, options=options), source.dataset
+        self._collate, self._iterable = source.options["collate_fn"], source.iterable
+        self._batched = source.batch_size is not None
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, task: Task) -> Answer:
         answer = Answer()
-        ways = {COSTS: self._costs, PARTS: self._parts, LINES: self._lines, STEADY: self._steady}
+        ways = {
+            COSTS: self._costs,
+            PARTS: self._parts,
+            LINES: self._lines,
+            STEADY: self._steady,
+            INLINE: self._inline,
+        }
         try:
             ways[task.what](task, answer)
         except Exception as error:
@@ -142,15 +157,26 @@ class Probe(Dataset[Answer]):
                     costs[costs.index(cost)] = replace(again, path=cost.path)
 
     def _collating(self, kept: list[Any]) -> float:
+        """CPU seconds a sample, as without workers: in one, torch would make a file for every tensor, which
+        belongs to the hand-off."""
         if not self._batched:
             return 0.0
         taken = []
-        with suppress(Exception):  # a collate function may want a full batch
+        with suppress(Exception), stack_into(Scratch()):  # a collate function may want a full batch
             for _ in range(5):
                 begin = time.thread_time()
                 self._collate(kept)
                 taken.append((time.thread_time() - begin) / len(kept))
         return min(taken, default=0.0)
+
+    def _inline(self, task: Task, answer: Answer) -> None:
+        """The loader alone, without workers: in this one, that there be none of user code in the training
+        process."""
+        info, torch_worker._worker_info = torch_worker._worker_info, None
+        try:
+            answer.trial = run_trial(self._source, 0, task.seconds, task.sample_s)
+        finally:
+            torch_worker._worker_info = info
 
     def _parts(self, task: Task, answer: Answer) -> None:
         for _, _, make in islice(_calls(self.dataset, self._iterable, task), 1):

@@ -9,10 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from penstock.loader import DataLoader
-from penstock.profiling.data import Line, Part, Samples, SlowSample
+from penstock.profiling.data import Line, Part, Samples, SlowSample, Trial
 from penstock.profiling.lines import Seen
 from penstock.profiling.probe import (
     COSTS,
+    INLINE,
     LINES,
     PARTS,
     SHOWN,
@@ -60,6 +61,14 @@ def measure_samples(source: Source, seconds: float, problems: list[str]) -> Samp
     return _together(costs, parts, lines, steady[0] if steady else None, pair)
 
 
+def measure_inline(source: Source, seconds: float, sample_s: float, problems: list[str]) -> Trial | None:
+    """The loader alone without workers, in a process of its own; None where that can't be had."""
+    answer = _ask(source, [Task(INLINE, (), seconds, sample_s)], 1)[0]
+    if answer.problem:
+        problems.append(f"num_workers=0 couldn't be tried: {answer.problem}")
+    return answer.trial
+
+
 def _indices(source: Source) -> tuple[Any, ...]:
     if source.iterable:
         return tuple(range(MOST_SAMPLES))
@@ -70,8 +79,7 @@ def _indices(source: Source) -> tuple[Any, ...]:
 
 def _ask(source: Source, tasks: Sequence[Task], workers: int) -> list[Answer]:
     """The answers to these tasks, each given to one of so many workers."""
-    options = source.options
-    probe = Probe(source.dataset, options["collate_fn"], source.iterable, source.batch_size is not None)
+    options, probe = source.options, Probe(source)
     try:
         with (
             warnings.catch_warnings(),

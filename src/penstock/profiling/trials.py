@@ -7,18 +7,19 @@ import random
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from torch.utils.data import BatchSampler, IterableDataset
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import IterableDataset
 
+from penstock.indices import Listed, is_known
 from penstock.loader import DataLoader
 from penstock.profiling.data import Trial
 from penstock.profiling.watching import close_iterator, samples_in
@@ -26,6 +27,9 @@ from penstock.profiling.watching import close_iterator, samples_in
 BLOCKS = 8
 """Into so many parts a trial is divided, to see how much its speed varies."""
 MOST_BATCHES = 5000
+MANY_SAMPLES, DRAWING_S = 20_000, 0.05
+"""So many different samples are tried, if their indices are drawn in such a time: the same few, again and
+again, would lie in the processor's caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Source:
     batches: tuple[Any, ...]
     """Batches of indices; of an iterable dataset, none."""
     batch_size: int | None
+    plain: bool
+    """They are cut from an order that it costs nothing to follow."""
     options: dict[str, Any]
 
     @property
@@ -54,28 +60,21 @@ class Source:
         if self.iterable:
             options |= {"batch_size": batch_size}
         elif self.batch_size is None:
-            options |= {"sampler": _Listed(self.batches), "batch_size": None}
+            options |= {"sampler": Listed(self.batches, MOST_BATCHES), "batch_size": None}
+        elif self.plain and batch_size is not None:
+            indices = tuple(chain.from_iterable(self.batches))
+            options |= {
+                "batch_sampler": BatchSampler(Listed(indices, MOST_BATCHES * batch_size), batch_size, False)
+            }
         else:
-            options |= {"batch_sampler": _Listed([list(batch)[:batch_size] for batch in self.batches])}
+            batches = [list(batch)[:batch_size] for batch in self.batches]
+            options |= {"batch_sampler": Listed(batches, MOST_BATCHES)}
         ours = (kind or self.kind) == "penstock"
         return (
             DataLoader(self.dataset, **options)
             if ours
             else TorchDataLoader(self.dataset, **_for_torch(options))
         )
-
-
-class _Listed:
-    """A sampler: these, again and again."""
-
-    def __init__(self, listed: Sequence[Any]) -> None:
-        self._listed = listed
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(cycle(self._listed), MOST_BATCHES)
-
-    def __len__(self) -> int:
-        return MOST_BATCHES
 
 
 def _for_torch(options: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +84,8 @@ def _for_torch(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def source_of(loader: Any, samples: int) -> Source:
-    """What `loader` loads: at least `samples` indices, as its sampler gives them; in `untouched` only."""
+    """What `loader` loads: at least `samples` indices, or all of an epoch, as its sampler gives them; in
+    `untouched` only."""
     kind = "penstock" if isinstance(loader, DataLoader) else "torch"
     options: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
@@ -98,15 +98,15 @@ def source_of(loader: Any, samples: int) -> Source:
         options |= {name: getattr(loader, name) for name in ("seeding", "on_error", "none_is_error")}
     batches: list[Any] = []
     if not isinstance(loader.dataset, IterableDataset):
-        taken = 0
+        taken, until = 0, time.perf_counter() + DRAWING_S
         for batch in loader._index_sampler:
             batches.append(batch)
             taken += len(batch) if loader._auto_collation else 1
-            if taken >= samples:
+            if taken >= samples and (taken >= MANY_SAMPLES or time.perf_counter() > until):
                 break
-    return Source(
-        kind, loader.dataset, tuple(batches), loader.batch_size or _common_size(loader, batches), options
-    )
+    size = loader.batch_size or _common_size(loader, batches)
+    plain = is_known(loader._index_sampler, loader._auto_collation)
+    return Source(kind, loader.dataset, tuple(batches), size, plain, options)
 
 
 def _common_size(loader: Any, batches: list[Any]) -> int | None:

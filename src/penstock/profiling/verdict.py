@@ -91,7 +91,8 @@ def _cheap(m: Measurement) -> Iterator[str]:
     best = max((t.samples_per_s for n, t in figures.trials_of(m).items() if n), default=0.0)
     yield (
         f"A sample takes only {duration(1 / inline)} to make, less than handing it over: without workers "
-        f"the loader gives {rate(inline)} samples/s, with them {rate(best)} at best."
+        f"the loader gives {rate(inline)} samples/s, with them {rate(best)} at best"
+        f"{', for twice the computing' if best > inline else ''}."
     )
 
 
