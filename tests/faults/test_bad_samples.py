@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import IterableDataset, Subset, default_collate
+from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 
 from penstock import BadSample, DataLoader, TooManyErrorsError, WorkerDiedError
 from tests.datasets import Squares, equal
@@ -157,6 +157,27 @@ def test_by_default_the_first_one_is_raised(workers: int) -> None:
         list(DataLoader(Flawed(bad={5}), batch_size=4, num_workers=workers))
     with pytest.raises(TypeError, match=r"returned None"):
         list(DataLoader(Flawed(bad={6}), batch_size=4, num_workers=workers, none_is_error=True))
+
+
+class Stops(Dataset[int]):
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> int:
+        return next(iter([])) if index == 7 else index
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("collate_fn", [None, list])
+def test_a_sample_that_raises_stop_iteration_does_not_end_the_epoch(workers: int, collate_fn: Any) -> None:
+    with (
+        DataLoader(Stops(), batch_size=4, num_workers=workers, collate_fn=collate_fn) as loader,
+        pytest.raises(RuntimeError, match=r"dataset\[i\] raised StopIteration") as raised,
+    ):
+        list(loader)
+    assert "on dataset[7] for batch 1" in "; ".join(raised.value.__notes__)
+    kept = DataLoader(Stops(), batch_size=4, num_workers=workers, collate_fn=collate_fn, on_error="skip")
+    assert [len(batch) for batch in kept] == [4, 3, 4]
 
 
 def test_none_may_be_a_sample() -> None:

@@ -31,8 +31,7 @@ def failure(batch: Batch) -> BaseException | None:
     else:
         annotate(failed.error, str(batch.sample(failed.position)))
     if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
-        culprit = "collate_fn" if failed.position is None else "dataset[i]"
-        stopped = RuntimeError(f"{culprit} raised StopIteration")
+        stopped = RuntimeError("collate_fn or __getitems__ raised StopIteration")
         stopped.__cause__ = failed.error
         return stopped
     return failed.error

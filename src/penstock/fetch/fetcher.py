@@ -178,8 +178,10 @@ class Fetcher:
                 for index, _, _ in zip(task.indices, told, seeded, strict=False):
                     yield dataset[index]
                     k += 1
-        except Exception:
+        except Exception as error:
             self._position = task.offset + k
+            if isinstance(error, StopIteration):  # would end what asks for samples as if all were well
+                raise RuntimeError("dataset[i] raised StopIteration") from error
             raise
 
     def _told(self, task: Task, start: int) -> Iterator[None]:
