@@ -92,9 +92,10 @@ def _stack_privately(batch: Sequence[torch.Tensor], collate_fn_map: Any) -> torc
 
     In a worker it refuses tensors that require a gradient, as what came of them couldn't be sent.
     """
-    if any(getattr(item, "requires_grad", False) for item in batch):
+    info = torch_worker._worker_info
+    if info is None or any(getattr(item, "requires_grad", False) for item in batch):
         return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
-    info, torch_worker._worker_info = torch_worker._worker_info, None
+    torch_worker._worker_info = None
     try:
         return collate_tensor_fn(batch, collate_fn_map=collate_fn_map)  # type: ignore[no-any-return]
     finally:
