@@ -308,6 +308,13 @@ def test_batches_taken_several_at_once_are_the_same(drawn: tuple[Make, bool], ta
     assert end is None or not end.sizes
 
 
+def test_a_length_is_asked_for_as_late_as_torch_does() -> None:
+    without: Any = iter(())
+    stream = IndexStream(BatchSampler(SequentialSampler(without), 2, False), True)
+    with pytest.raises(TypeError, match=r"has no len\(\)"):
+        next(stream)
+
+
 @pytest.mark.parametrize("sampler", [SequentialSampler(range(9)), RandomSampler(range(9))])
 def test_what_is_missing_of_an_epoch_comes_one_by_one(sampler: Sampler[int]) -> None:
     """As the numbers aren't in sequence."""

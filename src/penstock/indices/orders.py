@@ -41,7 +41,8 @@ class Order(ABC):
         """The indices but for the first `start`. Called once."""
 
     def runs(self, start: int) -> Iterator[torch.Tensor] | None:
-        """The same in tensors of int64, for an order that has them so. Called instead of `indices`."""
+        """The same in tensors of int64, for an order that has them so; by a generator function, so that
+        nothing is asked or drawn before it is wanted. Called instead of `indices`."""
         del start
         return None
 
@@ -71,8 +72,9 @@ class Sequential(Order):
         return iter(range(start, len(self._sampler.data_source)))
 
     def runs(self, start: int) -> Iterator[torch.Tensor]:
-        size = len(self._sampler.data_source)
-        return (torch.arange(begin, min(begin + _RUN, size)) for begin in range(start, size, _RUN))
+        size = len(self._sampler.data_source)  # as late as torch asks for it
+        for begin in range(start, size, _RUN):
+            yield torch.arange(begin, min(begin + _RUN, size))
 
 
 class Again(Order):
@@ -138,7 +140,7 @@ class DrawnNumbers(Drawn):
 
     @abstractmethod
     def runs(self, start: int) -> Iterator[torch.Tensor]:
-        """See `Order`; a generator function, so that nothing is drawn before it is wanted."""
+        """As in `Order`."""
 
 
 class Random(DrawnNumbers):
