@@ -100,6 +100,13 @@ def test_a_serialised_source_is_told_from_too_few_workers() -> None:
     assert any("in each worker" in advice.setting for advice in verdict.advice)
 
 
+def test_a_lock_is_no_cheap_sample_although_workers_gain_nothing_by_it() -> None:
+    m = measured(workers=2, sample=0.02, cpu=5e-5, serial=0.02, step=0.001)
+    dear = tuple(replace(each, cpu_s=1.5e-4) for each in m.trials)  # as handing over computes more than it
+    m = replace(m, trials=(trial(0, 50, 5e-5), *dear))
+    assert judge(m).cause is Cause.SERIALISED
+
+
 def test_a_lock_that_two_workers_wait_for_is_a_serialised_source() -> None:
     m = measured(workers=2, sample=0.01, cpu=0.0005, serial=0.009, step=0.01)
     m = replace(m, samples=samples(0.01, 0.0005, waits={"network": 0.009}, contended_lock=0.45))

@@ -62,16 +62,17 @@ def _of_loading(m: Measurement) -> Cause:
 
 def workers_only_cost(m: Measurement) -> bool:
     """Whether the loop's own process makes samples faster than any number of workers that was tried, or not
-    much slower where handing one over takes more computing than making it.
+    much slower where handing one over takes longer than making it.
 
-    And as handing over takes its time, not since something else has the cores; and as workers might still
-    free it for its steps, whether it would be no slower in the loop.
+    And as handing over takes its time, not since something else has the cores, nor since a sample waits for
+    what serves one at a time; and as workers might still free the loop for its steps, whether it would be no
+    slower in it.
     """
     pooled = [trial.samples_per_s for n, trial in figures.trials_of(m).items() if n > 0]
     inline, handover = figures.inline_rate(m), figures.handover_s(m)
     if not pooled or inline is None or handover is None:
         return False
-    cost, b = figures.sample_cpu_s(m), figures.batch_size(m)
+    cost, b = figures.making_s(m), figures.batch_size(m)
     if inline < max(pooled) * (WORTH_IT if handover > cost else 1):
         return False
     if handover < 0.3 * cost and b * cost > figures.TOO_CHEAP_S:

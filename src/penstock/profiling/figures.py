@@ -122,6 +122,12 @@ def sample_cpu_s(m: Measurement) -> float:
     return min(pooled, default=0.0)
 
 
+def making_s(m: Measurement) -> float:
+    """What a sample with its collating takes alone: computing, or standing still if that is longer."""
+    waiting = alone_s(m.samples) + m.samples.collate_s if m.samples is not None else 0.0
+    return max(sample_cpu_s(m), waiting)
+
+
 def trials_of(m: Measurement, loader: str | None = None) -> dict[int, Trial]:
     """By the number of workers; of the loader that ran, or the one named."""
     kind = loader or m.setting.loader
