@@ -17,8 +17,9 @@ from penstock.profiling.watching import Limits, Watch
 OVERHEAD = "overhead"
 WATCHED = "watched"
 AT_LEAST = 0.98
-SHORTER = 6
-"""Passes of a second or so, and as many more of them: two in turn have the same machine."""
+SHORTER = {"pil": 6, "uint8": 6, "tiny": 6, "cheap": 60}
+"""Passes of a tenth of a second or so (images: a second), and as many more of them: a machine's speed may
+change by half within a second, and two in turn should have the same."""
 _ENDLESS = Limits(None, float("inf"))
 
 
@@ -37,8 +38,9 @@ def _ignore(_: Watch) -> None:
 
 def overhead_case(work: str, scale: Scale, folder: Path) -> Case:
     """Without workers, and with as many as there are processors."""
+    parts = SHORTER[work]
     shorter = replace(
-        scale, images=scale.images // SHORTER, tiny=scale.tiny // SHORTER, cheap=scale.cheap // SHORTER
+        scale, images=scale.images // parts, tiny=scale.tiny // parts, cheap=scale.cheap // parts
     )
     title, options = WORKS[work](shorter, folder)
     contenders = [
@@ -46,7 +48,7 @@ def overhead_case(work: str, scale: Scale, folder: Path) -> Case:
         for workers in (0, cpus())
         for kind, name in ((penstock.DataLoader, "penstock"), (Profiled, WATCHED))
     ]
-    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=SHORTER)
+    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=parts)
 
 
 def _targets(rows: Sequence[Summary]) -> list[Target]:

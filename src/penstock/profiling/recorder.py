@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from penstock.profiling.data import Ceiling, Loop
 from penstock.profiling.figures import mean
@@ -23,82 +28,92 @@ class Clocks:
     process_cpu: Clock = time.process_time
 
 
-@dataclass(slots=True)
-class _Batch:
-    """One batch, from the moment that it was asked for."""
+UNKNOWN = float("inf")
+"""The end of a step that isn't over, or of which nobody was told that it is."""
 
-    asked: float
-    got: float
-    samples: int
-    wait_cpu: float | None = None
-    step_cpu: float | None = None
-    ended: float | None = None
+
+@dataclass(slots=True)
+class _Batches:
+    """All batches up to now, each with the moments at which it was asked for, came and was done with.
+
+    Numbers in arrays, which the garbage collector has nothing to look through.
+    """
+
+    asked: array[float] = field(default_factory=lambda: array("d"))
+    got: array[float] = field(default_factory=lambda: array("d"))
+    done: array[float] = field(default_factory=lambda: array("d"))
+    samples: array[int] = field(default_factory=lambda: array("q"))
 
 
 class LoopRecorder:
     """Of one loop over a loader, for any number of epochs.
 
     `begin`, then for each batch `ask` and `got`, then `ask` and `end`; `close` where the loop is left early.
-    `settle` batches after the first aren't counted: the workers' head start is in them.
+    An epoch's first batch isn't counted, nor are `settle` batches after the very first: the workers' head
+    start is in them.
     """
 
     def __init__(self, settle: int = 0, clocks: Clocks | None = None) -> None:
         self._settle, self._clocks = settle, clocks or Clocks()
+        self._wall = self._clocks.wall
         self._begun = self._asked = 0.0
         self._iterating, self._lasted = False, 0.0
         self._thread = self._process = 0.0
-        self._reads_cpu = False
-        self._epochs = 0
-        self._first_s: float | None = None
+        self._reads_cpu = self._stepping = False
         self._gaps: list[float] = []
         self._end_s = 0.0
-        self._in_epoch = 0
-        self._open: _Batch | None = None
-        self._counted: list[_Batch] = []
+        self._batches = _Batches()
+        self._firsts: list[int] = []
+        self._first_s: float | None = None
+        self._in_epoch = False
+        self._epochs = 0
+        self._cpu: dict[int, tuple[float, float]] = {}
+        """CPU time of waiting and of the step, by the batch's number."""
         self.batches = 0
         self.started: float | None = None
 
     def begin(self) -> None:
         """``iter()`` is called."""
         self.close()
-        now = self._clocks.wall()
+        now = self._wall()
         if self._iterating:  # the epoch before was left early, nobody knows when
             self._over(now)
         self._begun, self._iterating = now, True
         self.started = self._begun if self.started is None else self.started
         self._epochs += 1
-        self._in_epoch = 0
+        self._in_epoch = False
 
-    def ask(self) -> float:
-        """``next()`` is called: the step before it is over. Returns the time."""
-        self._asked = self._clocks.wall()
-        if self._open is not None:
-            self._open.ended = self._asked
-            if self._open.wait_cpu is not None:
-                self._open.step_cpu = self._clocks.process_cpu() - self._process
-            self._counted.append(self._open)
-            self._open = None
+    def ask(self) -> None:
+        """``next()`` is called: the step before it is over."""
+        self._asked = now = self._wall()
+        if self._stepping:
+            self._stepping = False
+            self._batches.done[-1] = now
+            if self._reads_cpu:
+                self._cpu[self.batches - 1] = self._thread, self._clocks.process_cpu() - self._process
         self._reads_cpu = self.batches % CPU_EVERY == 1
         if self._reads_cpu:
             self._thread = self._clocks.thread_cpu()
-        return self._asked
 
     def got(self, samples: int) -> float:
         """A batch is there. Returns the time."""
-        now = self._clocks.wall()
-        used = None
+        now, batches = self._wall(), self._batches
         if self._reads_cpu:
-            used = self._clocks.thread_cpu() - self._thread
+            self._thread = self._clocks.thread_cpu() - self._thread
             self._process = self._clocks.process_cpu()
-        if self._in_epoch == 0:
+        if not self._in_epoch:
             self._first_batch(now)
-        else:
-            self._open = _Batch(self._asked, now, samples, used)
-        self._in_epoch += 1
+        batches.asked.append(self._asked)
+        batches.got.append(now)
+        batches.done.append(UNKNOWN)
+        batches.samples.append(samples)
+        self._stepping = True
         self.batches += 1
         return now
 
     def _first_batch(self, now: float) -> None:
+        self._in_epoch = True
+        self._firsts.append(self.batches)
         if self._first_s is None:
             self._first_s = now - self._begun
         if self._epochs > 1:
@@ -106,7 +121,7 @@ class LoopRecorder:
 
     def end(self) -> None:
         """``StopIteration`` is about to be raised."""
-        now = self._clocks.wall()
+        now = self._wall()
         self._end_s = now - self._asked
         self._over(now)
 
@@ -116,13 +131,13 @@ class LoopRecorder:
 
     def close(self) -> None:
         """Nobody will tell how long the last step took."""
-        self._open = None
-        self._end_s = 0.0 if self._in_epoch == 0 else self._end_s
+        self._stepping = False
+        self._end_s = 0.0 if not self._in_epoch else self._end_s
 
     @property
     def elapsed(self) -> float:
         """Seconds from ``iter()`` to ``StopIteration``, of all epochs."""
-        return self.elapsed_at(self._clocks.wall())
+        return self.elapsed_at(self._wall())
 
     def elapsed_at(self, now: float) -> float:
         """The same, where it is known what time it is."""
@@ -131,25 +146,45 @@ class LoopRecorder:
     @property
     def spent(self) -> float:
         """Seconds of waiting and stepping that were counted."""
-        return sum((batch.ended or batch.got) - batch.asked for batch in self._counted)
+        counted = self._counted()
+        return float((_of(self._batches.done) - _of(self._batches.asked))[counted].sum())
+
+    def moments(self, most: int) -> list[tuple[float, float, float]]:
+        """When the first so many batches were asked for, came and were done with (`UNKNOWN`: nobody told)."""
+        columns = self._batches.asked, self._batches.got, self._batches.done
+        return list(zip(*(column[:most] for column in columns), strict=True))
+
+    def _counted(self) -> NDArray[np.intp]:
+        """Which batches count, but for those in which the workers' head start may be."""
+        known = np.isfinite(_of(self._batches.done))
+        known[self._firsts] = False
+        return np.flatnonzero(known)
 
     def loop(self) -> Loop | None:
         """What was measured; None before two batches were there."""
-        skip = self._settle if len(self._counted) > 3 * self._settle else 0
-        batches = self._counted[skip:]
-        if not batches or self._first_s is None:
+        counted, batches = self._counted(), self._batches
+        if len(counted) > 3 * self._settle:
+            counted = counted[self._settle :]
+        if not len(counted) or self._first_s is None:
             return None
+        asked, got, done = (_of(column)[counted] for column in (batches.asked, batches.got, batches.done))
+        cpu = [self._cpu[number] for number in counted.tolist() if number in self._cpu]
         return Loop(
-            len(batches),
-            sum(batch.samples for batch in batches),
-            tuple(batch.got - batch.asked for batch in batches),
-            tuple((batch.ended or batch.got) - batch.got for batch in batches),
+            len(counted),
+            int(_of(batches.samples)[counted].sum()),
+            tuple((got - asked).tolist()),
+            tuple((done - got).tolist()),
             self._first_s,
             mean(self._gaps) if self._gaps else None,
             self._epochs,
-            mean(batch.wait_cpu for batch in batches if batch.wait_cpu is not None),
-            mean(batch.step_cpu for batch in batches if batch.step_cpu is not None),
+            mean(waiting for waiting, _ in cpu),
+            mean(stepping for _, stepping in cpu),
         )
+
+
+def _of(column: array[Any]) -> NDArray[Any]:
+    """A copy: the array itself must stay free to grow."""
+    return np.array(column)
 
 
 class CeilingRecorder:

@@ -17,11 +17,13 @@ import torch
 from torch.utils.data import default_collate
 
 from penstock.profiling.data import Level, Loop, Span
-from penstock.profiling.recorder import CeilingRecorder, LoopRecorder
+from penstock.profiling.recorder import UNKNOWN, CeilingRecorder, LoopRecorder
 from penstock.stats import task_observers
 
 MOST_SPANS = 5000
-LEVEL_EVERY_S = 0.01
+"""Of the workers, and of the loop."""
+LOOK_EVERY_S = 0.01
+"""Between two looks at how far the loop has come; a limit of batches wants one at each."""
 CEILING_ROUNDS = 30
 CEILING_LEAST = 3
 
@@ -57,10 +59,11 @@ class Watch:
     ) -> None:
         self.limits = limits
         self.recorder, self.ceiling = LoopRecorder(settle), CeilingRecorder()
-        self._spans: list[tuple[str, str, float, float]] = []
         self.levels: list[Level] = []
+        self._tasks: list[Span] = []
+        self.next_look = self._level_at = 0.0
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
-        self._tick, self._phase = tick, _Phase.LOOP
+        self._tick, self._phase, self.in_loop = tick, _Phase.LOOP, True
         self._epoch: weakref.ref[Watched] | None = None
         self.follow(loader)
 
@@ -92,34 +95,38 @@ class Watch:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        return tuple(Span(*span) for span in self._spans)
+        """The time line: what the workers and the loop did, as long as both are known."""
+        loop = self._loop_spans()
+        ends = [spans[-1].start_s for spans in (self._tasks, loop) if len(spans) >= MOST_SPANS]
+        end = min(ends, default=float("inf"))
+        return tuple(span for span in (*self._tasks, *loop) if span.start_s <= end)
+
+    def _loop_spans(self) -> list[Span]:
+        started, spans = self.recorder.started or 0.0, []
+        for asked, got, done in self.recorder.moments(MOST_SPANS // 2):
+            spans.append(Span("loop", "wait", asked - started, got - asked))
+            if done != UNKNOWN:
+                spans.append(Span("loop", "step", got - started, done - got))
+        return spans
 
     def note_task(self, worker: int, samples: int, ended: float, fetch_s: float, collate_s: float) -> None:
         """As `penstock.stats.task_observers` has it."""
         started = self.recorder.started
-        if started is None or not ended or len(self._spans) >= MOST_SPANS:
+        if started is None or not ended or len(self._tasks) >= MOST_SPANS:
             return
         begin, lane = ended - fetch_s - collate_s - started, f"worker {worker}"
-        self._spans.append((lane, f"{samples} samples", begin, fetch_s))
-        self._spans.append((lane, "collate", begin + fetch_s, collate_s))
+        self._tasks.append(Span(lane, f"{samples} samples", begin, fetch_s))
+        self._tasks.append(Span(lane, "collate", begin + fetch_s, collate_s))
 
-    def note_batch(self, asked: float, got: float, stepped: float | None) -> None:
-        """For the time line: the wait, and the step before it."""
-        started = self.recorder.started or 0.0
-        if len(self._spans) >= MOST_SPANS:
-            return
-        if stepped is not None:
-            self._spans.append(("loop", "step", stepped - started, asked - stepped))
-        self._spans.append(("loop", "wait", asked - started, got - asked))
-        if self._stats is not None and (
-            not self.levels or got - started - self.levels[-1].at_s > LEVEL_EVERY_S
-        ):
-            self.levels.append(Level(got - started, self._stats().slots_in_use))
-
-    def looped(self, now: float) -> bool:
-        """The loop took a batch more; whether the ceiling comes next."""
+    def look(self, now: float) -> bool:
+        """The loop has taken a batch: whether the ceiling comes next. To be called from `next_look` on."""
+        if self.limits.batches is None:
+            self.next_look = now + LOOK_EVERY_S
+        if self._stats is not None and now >= self._level_at and len(self.levels) < MOST_SPANS:
+            self._level_at = now + LOOK_EVERY_S
+            self.levels.append(Level(now - (self.recorder.started or 0.0), self._stats().slots_in_use))
         if self.limits.reached(self.recorder, now):
-            self._phase = self._after_loop
+            self._phase, self.in_loop = self._after_loop, False
         self._tick(self)
         return self._phase is _Phase.CEILING
 
@@ -135,10 +142,6 @@ class Watch:
     def phase(self) -> str:
         return self._phase.value
 
-    @property
-    def in_loop(self) -> bool:
-        return self._phase is _Phase.LOOP
-
 
 class Watched:
     """See above."""
@@ -147,7 +150,6 @@ class Watched:
         self._watch, self._done = watch, done
         self._inner: Any = inner
         self._kept: Any = None
-        self._got: float | None = None
         self.ended = False
 
     def __iter__(self) -> Watched:
@@ -164,7 +166,7 @@ class Watched:
         watch = self._watch
         if not watch.in_loop:
             return self._finish() if watch.over else self._again()
-        asked = watch.recorder.ask()
+        watch.recorder.ask()
         task_observers.append(watch.note_task)
         try:
             batch = next(self._inner)
@@ -176,9 +178,7 @@ class Watched:
         finally:
             task_observers.remove(watch.note_task)
         got = watch.recorder.got(samples_in(batch, watch.loader))
-        watch.note_batch(asked, got, self._got)
-        self._got = got
-        if watch.looped(got):
+        if got >= watch.next_look and watch.look(got):
             self._kept = _copied(batch)
         return batch
 
