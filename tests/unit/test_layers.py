@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "machine": 0,
     "original": 0,
     "names": 0,
+    "forks": 0,
     "stateful": 0,
     "distributed": 1,
     "plan": 1,

@@ -29,12 +29,12 @@ States: NEW -> OPEN -> CLOSED; `Died` of the template process alone leads from O
 from __future__ import annotations
 
 import enum
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from penstock import forks
 from penstock.bad import BadSample
 from penstock.errors import ClosedError
 from penstock.fetch import Outcome, Timing
@@ -113,7 +113,7 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self._state = State.NEW
-        self._owner = os.getpid()
+        self._forks = forks.count
 
     @property
     def state(self) -> State:
@@ -122,17 +122,18 @@ class Backend(ABC):
     @property
     def usable_here(self) -> bool:
         """False in a process forked from the one that made this backend."""
-        return os.getpid() == self._owner
+        return forks.count == self._forks
 
     def require_open(self) -> None:
         """Raise `ClosedError` unless tasks can be submitted."""
+        if self._state is State.OPEN and self.usable_here:
+            return
         if not self.usable_here:
             raise ClosedError(
                 "this iterator belongs to the process that made it, not to a child forked from it: "
                 "call iter() on the loader in the child."
             )
-        if self._state is not State.OPEN:
-            raise ClosedError(f"the workers are {self._state.value}: call iter() on the loader again.")
+        raise ClosedError(f"the workers are {self._state.value}: call iter() on the loader again.")
 
     @abstractmethod
     def start(self) -> None:

@@ -59,7 +59,7 @@ class Scratch:
 
 
 class stack_into:
-    """While entered, ``default_collate`` stacks large plain tensors into `scratch`."""
+    """While entered, ``default_collate`` stacks large plain tensors into `scratch`; any number of times."""
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
@@ -75,7 +75,7 @@ class stack_into:
 
     def _stack(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
         elem = batch[0]
-        nbytes = len(batch) * elem.numel() * elem.dtype.itemsize if is_plain(elem) else 0
+        nbytes = len(batch) * elem.numel() * elem.dtype.itemsize
         if nbytes < LEAST or any(
             type(t) is not torch.Tensor
             or t.dtype is not elem.dtype

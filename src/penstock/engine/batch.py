@@ -10,6 +10,8 @@ from penstock.errors import SampleInHand
 from penstock.fetch import Failed, LeftOut, NotRegular, Outcome, Rows
 from penstock.streams import Standing
 
+_LEFT_OUT = {LeftOut}
+
 
 @dataclass(slots=True)
 class Batch:
@@ -40,7 +42,7 @@ class Batch:
 
     def failure(self) -> Failed | None:
         """Of several, the one of the first sample, whichever came first."""
-        failed = [o for o in self.outcomes if isinstance(o, Failed)]
+        failed = [o for o in self.outcomes if type(o) is Failed]
         if not failed:
             return None
         last = len(self.indices)
@@ -48,14 +50,19 @@ class Batch:
 
     def left_out(self) -> bool:
         """Whether all its samples were bad."""
-        return bool(self.outcomes) and all(isinstance(o, LeftOut) for o in self.outcomes)
+        return {*map(type, self.outcomes)} == _LEFT_OUT
 
     def rows_left_out(self) -> set[int]:
         return {row for o in self.outcomes if isinstance(o, Rows | LeftOut) for row in o.left_out}
 
     def irregular(self) -> bool:
         """Whether its parts don't make one batch of rows."""
-        if any(isinstance(o, NotRegular) for o in self.outcomes):
-            return True
-        specs = [o.spec for o in self.outcomes if isinstance(o, Rows)]
-        return any(spec is not specs[0] and spec != specs[0] for spec in specs)
+        spec = None
+        for outcome in self.outcomes:
+            if type(outcome) is NotRegular:
+                return True
+            if type(outcome) is Rows:
+                spec = spec or outcome.spec
+                if outcome.spec is not spec and outcome.spec != spec:
+                    return True
+        return False

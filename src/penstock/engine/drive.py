@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from penstock.arena import Arena
@@ -30,6 +31,7 @@ from penstock.plan import NoIndices, Task, Window, parts_for, split, window
 from penstock.stats import Recorder
 
 _log = logging.getLogger("penstock")
+_POSITION = attrgetter("position")
 
 
 class Engine:
@@ -68,19 +70,19 @@ class Engine:
             batch = self._next_complete()
         del self._making[batch.number]
         self._tell(batch)
-        handed = self._hand_over(batch)
-        self._recorder.batch_out(batch.samples, since, handed.nbytes, handed.copied)
         wanted = self._window()
+        handed = self._hand_over(batch, wanted)
+        self._recorder.batch_out(batch.samples, since, handed.nbytes, handed.copied)
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
             self._backend.flush()
         self._handed_over(batch)
         return handed.result
 
-    def _hand_over(self, batch: Batch) -> Handed:
+    def _hand_over(self, batch: Batch, wanted: Window) -> Handed:
         error = failure(batch)
         if error is None:
-            return hand_over(batch, self._arena, max(1, self._window().high - len(self._making)))
+            return hand_over(batch, self._arena, max(1, wanted.high - len(self._making)))
         self._arena.release(batch.slot)
         self._handed_over(batch)
         batch.outcomes.clear()
@@ -100,8 +102,9 @@ class Engine:
 
     def _tell(self, batch: Batch) -> None:
         bad = [*batch.bad, *batch.condemned.values()]
+        bad.sort(key=_POSITION)
         try:
-            self._epoch.book.add(sorted(bad, key=lambda each: each.position), batch.samples)
+            self._epoch.book.add(bad, batch.samples)
         except BaseException:
             self._arena.release(batch.slot)
             raise
@@ -158,7 +161,7 @@ class Engine:
     # -- submitting ------------------------------------------------------------------------------
 
     def _window(self) -> Window:
-        return window(self.ahead, self._backend.workers, self._recorder.batch_cost())
+        return window(self.ahead, self._backend.workers, self._recorder.batch_cost() if self.ahead else None)
 
     def _fill(self, ahead: int) -> None:
         """Put batches in the making, up to `ahead` of them, as far as there are slots."""
@@ -225,7 +228,7 @@ class Engine:
         split_it = batch.rows and self._epoch.splittable
         cost = self._recorder.sample_cost()
         parts = parts_for(size, self._backend.workers, cost) if split_it else 1
-        places = split(size, parts) or [range(0)]
+        places = split(size, parts) if parts > 1 else [range(size)]
         batch.left = len(places)
         for place in places:
             task = Task(
@@ -306,7 +309,7 @@ class Engine:
         if isinstance(event.outcome, Exhausted):
             self._on_exhausted(batch, event.worker)
             return
-        if batch.complete and batch.failure() is None and batch.irregular():
+        if batch.rows and batch.complete and batch.failure() is None and batch.irregular():
             if not batch.iterable:
                 self._submit_collated(batch)
             else:  # its samples are gone

@@ -39,7 +39,9 @@ def failure(batch: Batch) -> BaseException | None:
 
 def hand_over(batch: Batch, arena: Arena, wanted: int) -> Handed:
     """The batch stays in its slot as long as `wanted` slots remain; past that it is copied out."""
-    outcome = next(o for o in batch.outcomes if not isinstance(o, LeftOut))
+    outcome = batch.outcomes[0]
+    if isinstance(outcome, LeftOut):
+        outcome = next(o for o in batch.outcomes if not isinstance(o, LeftOut))
     if isinstance(outcome, Direct):
         arena.release(batch.slot)
         return Handed(outcome.batch, 0, False)

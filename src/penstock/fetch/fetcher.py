@@ -59,7 +59,7 @@ class Fetcher:
         worker: int = 0,
         can_send: Callable[[Spec], bool] = lambda _: True,
     ) -> None:
-        self._recipe, self._worker = recipe, worker
+        self._recipe, self._worker, self._tolerant = recipe, worker, recipe.policy.tolerant
         self._placer = Placer(memory, recipe.collate_fn, can_send)
         self._course = Course(0, 0, 0)
         self._stream: Stream | None = None
@@ -113,7 +113,7 @@ class Fetcher:
             return self._place_ready(ready, task, slot)
         if self._recipe.iterable:
             return self._attempt(task, slot, timing, None)
-        if seeder is not None or self._recipe.policy.tolerant:
+        if seeder is not None or self._tolerant:
             self._seeds = self._seeds_of(task.batch, task.offset, task.indices)
         if seeder is None:
             return self._attempt(task, slot, timing, None)
@@ -146,14 +146,13 @@ class Fetcher:
             try:
                 return self._whole(self._fetch_many(self._get_many, task, timing, seeds), task, slot)
             except Exception:
-                if not self._recipe.policy.tolerant:
+                if not self._tolerant:
                     raise  # otherwise see, one by one, which of them is bad
         elif self._recipe.batched and task.rows and task.indices and self._placer.shares:
             return self._rows(task, slot, timing, seeds)
         fetched = self._fetch(self._samples(task, seeds), None, timing)
         self._completed = True
-        tolerant = self._recipe.policy.tolerant
-        samples = [sample for sample in fetched if sample is not _BAD] if tolerant else fetched
+        samples = [sample for sample in fetched if sample is not _BAD] if self._tolerant else fetched
         if fetched and not samples:
             return LeftOut(tuple(range(len(fetched))))
         return self._collated(samples if self._recipe.batched else samples[0], slot)
@@ -170,7 +169,7 @@ class Fetcher:
         """The task's samples, each made when it is asked for."""
         k, dataset, told = 0, self._recipe.dataset, self._told(task, 0)
         try:
-            if self._recipe.policy.tolerant or self._recipe.policy.refuses_none:
+            if self._tolerant or self._recipe.policy.refuses_none:
                 for k, _ in zip(range(len(task.indices)), told, strict=False):
                     yield self._tolerantly(task, k, seeds)
             else:
@@ -296,7 +295,7 @@ class Fetcher:
         """Fetch and place by turns, a group of samples at a time."""
         writer: RowWriter | None = None
         left_out: list[int] = []
-        tolerant = self._recipe.policy.tolerant
+        tolerant = self._tolerant
         each, done, group = self._samples(task, seeds), 0, self._placer.group
         while done < len(task.indices):
             samples = self._fetch(each, group, timing)

@@ -35,6 +35,7 @@ class Placer:
         self._spec: Spec | None = None
         self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
         self._scratch = Scratch()
+        self._stacking = stack_into(self._scratch)
 
     def begin(self) -> None:
         """Before an epoch: the main process may have given memory back."""
@@ -74,7 +75,7 @@ class Placer:
 
     def collated(self, samples: Any, slot: int) -> Outcome:
         """What the loader's `collate_fn` makes of them."""
-        with stack_into(self._scratch):
+        with self._stacking:
             batch = self._collate_fn(samples)
         del samples
         memory = self._memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 import weakref
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from penstock import forks
 from penstock.arena import ArenaPool
 from penstock.engine import Engine
 from penstock.errors import ClosedError
@@ -25,16 +25,6 @@ from penstock.stats import Recorder
 Loader = Any
 """A `penstock.DataLoader`, whose module is above this one."""
 _profiler_enabled: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
-_forks = 0
-"""How many lie between this process and that which imported this; asking for its id would take longer."""
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
 PROFILED = "enumerate(DataLoader)#LoaderIterator.__next__"
 """In a trace of torch's profiler; it begins with torch's word, by which viewers know time spent waiting."""
 
@@ -52,7 +42,7 @@ class LoaderIterator(LikeTorchs):
         self._pin_memory_device = pin_device(loader)
         self._pin_memory = self._pin_memory_device is not None
         self._moved_by: Loader | None = None
-        self._turn, self._turn_forks = threading.RLock(), _forks
+        self._turn, self._turn_forks = threading.RLock(), forks.count
         self._open_session(loader, loader._books.begin(loader))
 
     def _reset(self, loader: Loader) -> None:
@@ -97,8 +87,8 @@ class LoaderIterator(LikeTorchs):
         return self
 
     def __next__(self) -> Any:
-        if self._turn_forks != _forks:  # the thread that has its turn may not be here
-            self._turn, self._turn_forks = threading.RLock(), _forks
+        if self._turn_forks != forks.count:  # the thread that has its turn may not be here
+            self._turn, self._turn_forks = threading.RLock(), forks.count
         try:
             with self._turn:
                 if not _profiler_enabled():
