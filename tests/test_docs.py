@@ -67,10 +67,14 @@ def every_program() -> list[tuple[str, Program]]:
     ]
 
 
-EVERY = [
-    pytest.param(program, id=place, marks=pytest.mark.integration if program.needs else ())
-    for place, program in every_program()
-]
+def marks(place: str, program: Program) -> list[pytest.MarkDecorator]:
+    """The README's are run every day."""
+    if program.needs:
+        return [pytest.mark.integration]
+    return [] if place.startswith("README") else [pytest.mark.slow]
+
+
+EVERY = [pytest.param(program, id=place, marks=marks(place, program)) for place, program in every_program()]
 
 
 @pytest.mark.parametrize("program", EVERY)

@@ -377,6 +377,7 @@ def test_other_start_methods(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.slow
 def test_a_class_of_the_program_that_only_its_name_can_send(method: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
@@ -408,6 +409,7 @@ def test_a_class_of_the_program_that_only_its_name_can_send(method: str, tmp_pat
     assert (done.stdout, done.stderr) == ("[[0, 10, 20, 30]]\n", "")
 
 
+@pytest.mark.slow
 def test_a_spawned_interpreter_takes_down_what_the_program_made(tmp_path: Path) -> None:
     """As Python does at the end of a process; C++ libraries tell on standard error of what is left."""
     program = tmp_path / "program.py"

@@ -116,6 +116,7 @@ def test_threads_beside_the_workers_own_are_seen() -> None:
     assert samples.other_cpu_s > 0.5 * (samples.cpu_s + samples.other_cpu_s)
 
 
+@pytest.mark.slow
 def test_waiting_for_the_interpreter_lock_is_told_from_other_waits() -> None:
     loader = penstock.DataLoader(Beside(0.01), batch_size=4, num_workers=1)
     samples = measure_samples(source_of(loader, 100), 2.0, [])

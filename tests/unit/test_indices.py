@@ -412,6 +412,7 @@ print(tracemalloc.get_traced_memory()[1], resource.getrusage(resource.RUSAGE_SEL
         ("penstock.DistributedSampler(range(SIZE), 2, 1)", 10),
     ],
 )
+@pytest.mark.slow
 def test_ten_bytes_a_sample_at_most(sampler: str, bytes_each: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE.format(sampler=sampler)], capture_output=True, text=True, check=True
@@ -421,6 +422,7 @@ def test_ten_bytes_a_sample_at_most(sampler: str, bytes_each: int) -> None:
     assert kilobytes * 1024 < bytes_each * 10**7 + (8 << 20)
 
 
+@pytest.mark.slow
 def test_a_second_shuffle_takes_the_place_of_the_first() -> None:
     program = MEASURE.replace("range(100)", "range(10**6 // 256 * 3)").replace("10**7", "10**6")
     done = subprocess.run(
