@@ -73,6 +73,19 @@ def test_a_context_that_is_not_pythons_is_left_to_torch() -> None:
     assert torch.cat([indices for _, indices in loader]).tolist() == list(range(100))
 
 
+class Halves(Squares):
+    """Every batch of four begins with integers and ends with floats."""
+
+    def __getitem__(self, index: int) -> Any:
+        return index if index % 4 < 2 else index + 0.5
+
+
+def test_parts_of_a_batch_that_differ_are_collated_together() -> None:
+    """The first batch is split between both workers, whose rows look alike in size alone."""
+    batches = list(DataLoader(Halves(8), batch_size=4, num_workers=2))
+    assert equal(batches, [torch.tensor([0.0, 1.0, 2.5, 3.5]), torch.tensor([4.0, 5.0, 6.5, 7.5])])
+
+
 # -- batches stay what they are ------------------------------------------------------------------
 
 

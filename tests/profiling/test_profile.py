@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -183,7 +184,7 @@ def test_without_workers_it_is_tried_in_another_process(kind: Any, sampler: Any)
     assert trial is not None
     assert (problems, trial.workers, trial.batch_size, trial.main_cpu_s) == ([], 0, 10, 0)
     assert trial.loader == ("penstock" if kind is penstock.DataLoader else "torch")
-    assert trial.cpu_s == pytest.approx(1 / trial.samples_per_s, rel=0.5)
+    assert 0 < trial.cpu_s < 2 / trial.samples_per_s  # on a busy machine it takes longer than it computes
 
 
 def test_where_it_can_not_be_tried_without_workers_that_is_told() -> None:
@@ -227,6 +228,11 @@ def test_short_epochs_are_gone_through_again() -> None:
     loop = report.data.loop
     assert loop.epochs >= 6
     assert loop.epoch_gap_s is not None
+    spans = report.data.spans
+    assert {span.lane for span in spans} == {"loop", "worker 0"}
+    of_loop = [span for span in spans if span.lane == "loop"]
+    assert [span.name for span in of_loop[:4]] == ["wait", "step", "wait", "step"]
+    assert all(one.start_s + one.length_s <= next_.start_s + 1e-9 for one, next_ in pairwise(of_loop))
     assert report.verdict.cause is Cause.STARTUP
     assert report.verdict.advice[0].changes == {"persistent_workers": True}
 
