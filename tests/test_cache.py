@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision import transforms as v1
 
 import penstock
+from penstock.stats import observers
 from tests.datasets import Kills, Marks, Mixed, Named, Noise, Ragged, Squares
 from tests.equality import difference
 from tests.unit.test_pipeline import Pictures, TwoViews, WithMask, darker, in_place, noisy, v2
@@ -294,6 +295,18 @@ def test_a_gathered_epoch_can_be_resumed() -> None:
     other = penstock.DataLoader(Squares(40), batch_size=4, shuffle=True, seed=3)
     other.load_state_dict(state)
     same_batches(rest, other, epochs=1)
+
+
+def test_every_gathered_batch_is_told_of() -> None:
+    told: list[float] = []
+    observers.append(told.append)
+    try:
+        loader = penstock.DataLoader(filled(Squares(40)), batch_size=4)
+        assert len(list(loader)) == len(told) == 10
+    finally:
+        observers.remove(told.append)
+    assert told[0] > 0
+    assert sum(told) == pytest.approx(loader.stats().wait_s)
 
 
 def test_a_batch_keeps_its_values_while_others_are_made() -> None:

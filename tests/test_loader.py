@@ -86,6 +86,17 @@ def test_parts_of_a_batch_that_differ_are_collated_together() -> None:
     assert equal(batches, [torch.tensor([0.0, 1.0, 2.5, 3.5]), torch.tensor([4.0, 5.0, 6.5, 7.5])])
 
 
+class Nests(Squares):
+    def __getitem__(self, index: int) -> Any:
+        return torch.nested.nested_tensor([torch.zeros(200_000), torch.zeros(100_000)])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_in_torchs_words() -> None:
+    with pytest.raises(RuntimeError, match="nested tensors are not currently supported"):
+        list(DataLoader(Nests(2), batch_size=2))
+
+
 # -- batches stay what they are ------------------------------------------------------------------
 
 

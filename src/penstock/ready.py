@@ -145,7 +145,6 @@ class ReadyEngine:
 
     def abandon(self) -> bool:
         """As `Engine.abandon`."""
-        self._made.clear()
         return self._engine is None or self._engine.abandon()
 
     def release(self) -> None:

@@ -135,7 +135,7 @@ class Recorder:
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
         self._fetched = self._replaced = self._left_out = 0
-        self._wait = self._work_s = 0.0
+        self._wait = self._work_s = self._untold = 0.0
         self._first: float | None = None
         self._workers: defaultdict[int, _Tally] = defaultdict(_Tally)
 
@@ -173,17 +173,21 @@ class Recorder:
             tell(waited)
 
     def waited(self, seconds: float) -> None:
-        """The caller has waited, for batches that are at hand now."""
+        """The caller has waited, for batches that are at hand now: for the first of them, as observers are
+        told."""
         self._wait += seconds
+        self._untold = seconds
         if self._first is None:
             self._first = self.clock() - self._start
-        for tell in observers:
-            tell(seconds)
 
     def batch_at_hand(self, samples: int) -> None:
         """Count one batch handed over now, to a caller that waits no more."""
         self._batches += 1
         self._samples += samples
+        if observers:
+            waited, self._untold = self._untold, 0.0
+            for tell in observers:
+                tell(waited)
 
     def sample_cost(self) -> float | None:
         """Mean seconds of work that a sample takes; None before the first task is done."""

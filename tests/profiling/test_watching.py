@@ -1,4 +1,4 @@
-"""How many samples a batch holds, whatever became of them."""
+"""The iterator that a profiled loop gets, and how many samples it takes a batch to hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 import penstock
-from penstock.profiling.watching import samples_in
+from penstock.profiling.measure import watch_of
+from penstock.profiling.watching import Limits, Watch, samples_in
+from penstock.stats import task_observers
 
 IMAGES = TensorDataset(torch.zeros(10, 3, 8, 8), torch.arange(10))
 LOADERS = [DataLoader, penstock.DataLoader]
@@ -53,3 +55,31 @@ def test_the_datasets_own_batches_count_as_one(make: Callable[..., Any]) -> None
 @pytest.mark.parametrize("make", LOADERS)
 def test_strings_are_counted(make: Callable[..., Any]) -> None:
     assert counted(make([("a", "b")] * 6, batch_size=4)) == [4, 2]
+
+
+def ignore(_: Watch) -> None:
+    """Neither shown nor ended."""
+
+
+@pytest.mark.parametrize("make", LOADERS)
+@pytest.mark.parametrize("taken", [1, 5])
+def test_a_loop_that_leaves_its_epochs_gets_batches_until_it_is_over(
+    make: Callable[..., Any], taken: int
+) -> None:
+    loader = make(IMAGES, batch_size=1)
+    watch = watch_of(loader, Limits(4, 1000), True, ignore)
+    for _ in range(20):
+        for number, batch in enumerate(watch.iterate(lambda: iter(loader), ignore), 1):
+            assert batch[0].shape == (1, 3, 8, 8)
+            if number == taken:
+                break
+    assert watch.over
+
+
+def test_what_is_done_at_the_end_of_an_epoch_is_not_of_the_loop() -> None:
+    loader, listening = penstock.DataLoader(IMAGES), []
+    watch = watch_of(loader, Limits(None, 1000), True, ignore)
+    for _ in watch.iterate(lambda: iter(loader), lambda _: listening.extend(task_observers)):
+        pass
+    assert watch.iterating is False
+    assert listening == []

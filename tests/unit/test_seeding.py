@@ -254,6 +254,35 @@ def test_containers_and_transforms_of_the_class_are_looked_into() -> None:
     }
 
 
+def test_looking_for_generators_runs_no_code_of_the_users() -> None:
+    class Kind(type):
+        def __getattr__(cls, name: str) -> Any:
+            raise OSError(name)
+
+    class Thing(metaclass=Kind):
+        def __call__(self) -> None: ...
+
+    class Lazy(dict[str, Any]):
+        def items(self) -> Any:
+            raise OSError
+
+    class Shy(list[Any]):
+        def __iter__(self) -> Any:
+            raise OSError
+
+    class Dataset:
+        thing, kept = Thing(), Shy([random.Random()])
+
+        def __init__(self) -> None:
+            self.lazy = Lazy(a=random.Random())
+
+    dataset = Dataset()
+    assert {each.identity for each in find_generators(dataset).values()} == {
+        Dataset.kept[0],
+        dataset.lazy["a"],
+    }
+
+
 def test_two_generators_of_a_dataset_draw_differently() -> None:
     pair = [np.random.default_rng(0), np.random.default_rng(0)]
     assert all(a != b for a, b in Bench(pair).task(lambda: tuple(g.random() for g in pair)))

@@ -78,9 +78,9 @@ class stack_into:
         nbytes = len(batch) * elem.numel() * elem.dtype.itemsize
         if nbytes < LEAST or any(
             type(t) is not torch.Tensor
+            or not is_plain(t)
             or t.dtype is not elem.dtype
             or t.shape != elem.shape
-            or not is_plain(t)
             for t in batch
         ):
             return _stack_privately(batch, collate_fn_map)

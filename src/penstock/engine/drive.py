@@ -70,19 +70,19 @@ class Engine:
             batch = self._next_complete()
         del self._making[batch.number]
         self._tell(batch)
-        wanted = self._window()
-        handed = self._hand_over(batch, wanted)
+        handed = self._hand_over(batch)
         self._recorder.batch_out(batch.samples, since, handed.nbytes, handed.copied)
+        wanted = self._window()  # only now is the first batch's cost known
         if len(self._making) <= wanted.low:
             self._fill(wanted.high)
             self._backend.flush()
         self._handed_over(batch)
         return handed.result
 
-    def _hand_over(self, batch: Batch, wanted: Window) -> Handed:
+    def _hand_over(self, batch: Batch) -> Handed:
         error = failure(batch)
         if error is None:
-            return hand_over(batch, self._arena, max(1, wanted.high - len(self._making)))
+            return hand_over(batch, self._arena, max(1, self._window().high - len(self._making)))
         self._arena.release(batch.slot)
         self._handed_over(batch)
         batch.outcomes.clear()

@@ -28,7 +28,7 @@ class Cursor:
         missing = count - len(parts[0])
         self._run, self._at = _NONE, 0
         while missing and (run := next(self._runs, None)) is not None:
-            self._run = run.numpy()
+            self._run = run.numpy(force=True)  # a generator may be an accelerator's
             del run
             self._at = min(missing, len(self._run))
             parts.append(self._run[: self._at])

@@ -74,7 +74,7 @@ class Sequential(Order):
     def runs(self, start: int) -> Iterator[torch.Tensor]:
         size = len(self._sampler.data_source)  # as late as torch asks for it
         for begin in range(start, size, _RUN):
-            yield torch.arange(begin, min(begin + _RUN, size))
+            yield torch.arange(begin, min(begin + _RUN, size), device="cpu")
 
 
 class Again(Order):

@@ -159,10 +159,11 @@ class IndexStream:
     def _cut(self, cursor: Cursor) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The batches of indices that lie in arrays; `take` may take others in between."""
         size, drop_last = self._size, self._drop_last
-        while len(batch := cursor.take(size)) == size or (len(batch) and not drop_last):
+        # not bound to a name as an array: the one that it views has to be gone before the next one is drawn
+        while len(batch := tuple(cursor.take(size).tolist())) == size or (batch and not drop_last):
             number = self._next
             self._next += 1
-            yield number, tuple(batch.tolist())
+            yield number, batch
 
     def _walked(self, batched: bool, all_wanted: bool) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """The batches of indices that come one by one."""

@@ -153,6 +153,11 @@ def assemble(watch: Watch, details: Details, setting: Setting, of: Machine) -> M
     loop = watch.loop
     if loop is None:
         batches = watch.recorder.batches
+        if batches >= 3:
+            raise NothingToProfile(
+                f"all {batches} batches of the loop were the first of their epochs, which tells how long a "
+                "start takes, and no more. Profile a loop that takes three batches of one iterator, at least."
+            )
         raise NothingToProfile(
             f"the loop took {batches} batch{'' if batches == 1 else 'es'}: profiling needs three at least"
         )

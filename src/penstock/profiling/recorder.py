@@ -136,7 +136,8 @@ class LoopRecorder:
 
     @property
     def elapsed(self) -> float:
-        """Seconds from ``iter()`` to ``StopIteration``, of all epochs."""
+        """Seconds from ``iter()`` to ``StopIteration``, of all epochs; of one that is left early, to the next
+        ``iter()``, as nobody tells when it was."""
         return self.elapsed_at(self._wall())
 
     def elapsed_at(self, now: float) -> float:
@@ -188,12 +189,18 @@ def _of(column: array[Any]) -> NDArray[Any]:
 
 
 class CeilingRecorder:
-    """Of the same loop, with one batch again and again; the first round isn't counted."""
+    """Of the same loop, with one batch again and again; the first round isn't counted. What the program does
+    between two epochs (`begin`) is no round."""
 
     def __init__(self, clocks: Clocks | None = None) -> None:
         self._clocks = clocks or Clocks()
         self._given: tuple[float, float] | None = None
+        self.epochs = 1
         self._rounds: list[tuple[float, float]] = []
+
+    def begin(self) -> None:
+        self._given = None
+        self.epochs += 1
 
     def asked(self) -> None:
         now, cpu = self._clocks.wall(), self._clocks.process_cpu()

@@ -60,6 +60,8 @@ class Watch:
         self.limits = limits
         self.recorder, self.ceiling = LoopRecorder(settle), CeilingRecorder()
         self.levels: list[Level] = []
+        self.kept: Any = None
+        """The batch for the ceiling."""
         self._tasks: list[Span] = []
         self.next_look = self._level_at = 0.0
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
@@ -82,10 +84,19 @@ class Watch:
     def iterate(self, begin: Callable[[], Iterator[Any]], done: Callable[[Watch], None]) -> Watched:
         """Begin an epoch; `begin` makes the loader's own iterator. `done` is called at the end of each, and
         once when all was seen; what it raises ends the loop."""
-        self.recorder.begin()
-        watched = Watched(self, begin(), done)
+        if self.in_loop:
+            self.recorder.begin()
+        else:
+            self._begin_again()
+        watched = Watched(self, begin() if self.in_loop else None, done)
         self._epoch = weakref.ref(watched)
         return watched
+
+    def _begin_again(self) -> None:
+        """The loop was left, and comes back, while it gets one batch again and again: at last that ends."""
+        self.ceiling.begin()
+        if self.ceiling.epochs > CEILING_LEAST:
+            self._phase = _Phase.OVER
 
     @property
     def iterating(self) -> bool:
@@ -146,10 +157,9 @@ class Watch:
 class Watched:
     """See above."""
 
-    def __init__(self, watch: Watch, inner: Iterator[Any], done: Callable[[Watch], None]) -> None:
+    def __init__(self, watch: Watch, inner: Iterator[Any] | None, done: Callable[[Watch], None]) -> None:
         self._watch, self._done = watch, done
         self._inner: Any = inner
-        self._kept: Any = None
         self.ended = False
 
     def __iter__(self) -> Watched:
@@ -167,20 +177,26 @@ class Watched:
         if not watch.in_loop:
             return self._finish() if watch.over else self._again()
         watch.recorder.ask()
-        task_observers.append(watch.note_task)
         try:
-            batch = next(self._inner)
+            batch = self._next()
         except StopIteration:
             watch.recorder.end()
             self.ended = True
             self._done(watch)
             raise
-        finally:
-            task_observers.remove(watch.note_task)
         got = watch.recorder.got(samples_in(batch, watch.loader))
         if got >= watch.next_look and watch.look(got):
-            self._kept = _copied(batch)
+            watch.kept = _copied(batch)
         return batch
+
+    def _next(self) -> Any:
+        """The loader's next batch; the tasks that are done meanwhile are its own."""
+        noted = self._watch.note_task
+        task_observers.append(noted)
+        try:
+            return next(self._inner)
+        finally:
+            task_observers.remove(noted)
 
     def _again(self) -> Any:
         """The batch that was kept, in a copy: the step may change it."""
@@ -190,7 +206,7 @@ class Watched:
             watch.asked_again()
             if watch.over:
                 return self._finish()
-        batch = _copied(self._kept)
+        batch = _copied(watch.kept)
         _synchronise()
         watch.ceiling.gives()
         return batch
@@ -206,7 +222,7 @@ class Watched:
 
     def _finish(self) -> Any:
         self._let_go()
-        self._kept = None
+        self._watch.kept = None
         self._done(self._watch)
         raise StopIteration
 

@@ -65,11 +65,12 @@ def _seeded_as(value: Any) -> Any:
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     kind = type(value)
     if issubclass(kind, dict):
-        items = list(itertools.islice(list(value.items()), SHORT))
+        items = list(itertools.islice(list(dict.items(value)), SHORT))
         if not _all_plain(item for _, item in items):
             yield from ((f"[{key!r}]", item) for key, item in items)
     elif issubclass(kind, _SEQUENCES):
-        parts = list(itertools.islice(value, SHORT))
+        base: Any = next(base for base in _SEQUENCES if issubclass(kind, base))
+        parts = list(itertools.islice(base.__iter__(value), SHORT))
         if not _all_plain(parts):
             yield from ((f"[{place}]", part) for place, part in enumerate(parts))
     elif issubclass(kind, functools.partial):
@@ -123,4 +124,5 @@ def _may_hold(inner: Any) -> bool:
     kind = type(inner)
     if generator_of(inner) is not None or issubclass(kind, (dict, *_SEQUENCES)):
         return True
-    return not issubclass(kind, type) and not hasattr(kind, "__get__") and callable(inner)
+    binds = any("__get__" in vars(cls) for cls in kind.__mro__)
+    return not issubclass(kind, type) and not binds and callable(inner)
