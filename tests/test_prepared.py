@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +44,22 @@ def assert_same(found: Any, expected: Any) -> None:
 
 def darker(image: torch.Tensor) -> torch.Tensor:
     return image.sub_(image // 2)
+
+
+def broken(image: torch.Tensor) -> torch.Tensor:
+    darker(image)
+    raise OSError("broken")
+
+
+class Later:
+    """Does nothing the first `idle` times."""
+
+    def __init__(self, transform: Callable[[torch.Tensor], Any], idle: int) -> None:
+        self.transform, self.idle = transform, idle
+
+    def __call__(self, image: torch.Tensor) -> Any:
+        self.idle -= 1
+        return image if self.idle >= 0 else self.transform(image)
 
 
 def darker_array(sample: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +112,41 @@ class TestInPlace:
         again = [changed[index][0] for index in range(len(changed))]
         assert_same(kept, again)
         assert_same(kept[7], plain[7][0] - plain[7][0] // 2)
+
+    @pytest.mark.parametrize("idle", [0, 1])
+    def test_one_that_raises_leaves_the_sample_as_it_was(self, raw: Path, idle: int) -> None:
+        plain, changed = PreparedDataset(raw), PreparedDataset(raw, Later(broken, idle))
+        for _ in range(idle):
+            changed[0]
+        for _ in range(3):
+            with pytest.raises(OSError, match="broken"):
+                changed[2]
+        changed.transform = darker
+        assert_same(changed[2][0], plain[2][0] - plain[2][0] // 2)
+
+    @pytest.mark.parametrize("idle", [0, 1])
+    @pytest.mark.parametrize("wrap", [lambda x: OrderedDict(x=x), lambda x: deque([x]), SimpleNamespace])
+    def test_what_it_did_is_in_whatever_it_gives(self, raw: Path, wrap: Any, idle: int) -> None:
+        made = (lambda image: wrap(x=darker(image))) if wrap is SimpleNamespace else lambda x: wrap(darker(x))
+        plain, changed = PreparedDataset(raw), PreparedDataset(raw, Later(made, idle))
+        for _ in range(idle):
+            changed[0]
+        given = changed[2][0]
+        found = given.x if wrap is SimpleNamespace else next(iter(getattr(given, "values", given.copy)()))
+        assert_same(found, plain[2][0] - plain[2][0] // 2)
+
+    def test_one_that_moves_the_tensor_away(self, raw: Path) -> None:
+        changed = PreparedDataset(raw, Later(lambda image: darker(image).share_memory_(), 1))
+        changed[0], changed[2]
+        changed.transform = None
+        assert_same(changed[2], PreparedDataset(raw)[2])
+
+    def test_by_several_threads(self, raw: Path) -> None:
+        plain, changed = PreparedDataset(raw), PreparedDataset(raw, darker)
+        with ThreadPoolExecutor(4) as threads:
+            given = list(threads.map(changed.__getitem__, [2] * 200))
+        for each in given:
+            assert_same(each[0], plain[2][0] - plain[2][0] // 2)
 
     def test_in_inference_mode(self, raw: Path) -> None:
         changed = PreparedDataset(raw, darker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from bisect import bisect_right
 from collections.abc import Callable
@@ -29,9 +30,10 @@ class PreparedDataset(Dataset[Any]):
     whole of any other sample.
 
     Tensors view the file, which all processes map; nothing is copied. A transform may change them in place:
-    torch counts that, and it is undone for the next time (but not what is written through ``numpy()``).
-    Without a transform, who changes such a tensor changes it, in this process, for as long as the dataset
-    lives. The file stays as it is in any case.
+    torch counts that, it is undone, and from then on the transform gets copies (but what is written through
+    ``numpy()`` or ``.data`` isn't seen). Without a transform, or with one that gives back what it got, who
+    changes such a tensor changes it, in this process, for as long as the dataset lives. The file stays as it
+    is in any case.
 
     It may be used in workers, however they are started, and is pickled as the folder's path.
 
@@ -49,6 +51,8 @@ class PreparedDataset(Dataset[Any]):
 
     def __init__(self, dest: str | os.PathLike[str], transform: Callable[[Any], Any] | None = None) -> None:
         self.dest, self.transform = Path(dest).absolute(), transform
+        self._in_place: bool | None = None
+        """Whether the transform was seen to work in place; None before its first sample."""
         self._open()
 
     def _open(self) -> None:
@@ -72,7 +76,7 @@ class PreparedDataset(Dataset[Any]):
         number, row = self._find(index)
         reader = self._readers.get(number) or self._reader(number)
         sample = reader(row)
-        return sample if self.transform is None else self._transformed(number, sample, self.transform)
+        return sample if self.transform is None else self._transformed(number, row, sample, self.transform)
 
     @property
     def classes(self) -> list[str] | None:
@@ -119,27 +123,44 @@ class PreparedDataset(Dataset[Any]):
     def _reader(self, number: int) -> Callable[[int], Any]:
         return self._readers.setdefault(number, self._shard(number).item_getter(SAMPLE))
 
-    def _transformed(self, number: int, sample: Any, transform: Callable[[Any], Any]) -> Any:
+    def _transformed(self, number: int, row: int, sample: Any, transform: Callable[[Any], Any]) -> Any:
         """The sample with its first element, or all of it, transformed; the shard is as before."""
         if not isinstance(sample, tuple | list) or len(sample) == 0:
-            return self._applied(number, sample, transform)
-        kind, items = type(sample), (self._applied(number, sample[0], transform), *sample[1:])
+            return self._applied(number, row, sample, transform)
+        kind, items = type(sample), (self._applied(number, row, sample[0], transform), *sample[1:])
         return kind(*items) if is_namedtuple(kind) else kind(items)
 
-    def _applied(self, number: int, value: Any, transform: Callable[[Any], Any]) -> Any:
+    def _applied(self, number: int, row: int, value: Any, transform: Callable[[Any], Any]) -> Any:
         views = [value] if type(value) is torch.Tensor else _views(value)
-        if views is None or torch.is_inference_mode_enabled():
-            return transform(_copied(value))
+        if views is None or self._in_place is not False or torch.is_inference_mode_enabled():
+            return self._applied_to_copy(value, transform)
         before = [view._version for view in views]
-        result = transform(value)
-        after = [view._version for view in views]
-        if after == before:
-            return result
-        result = _copied(result)
-        for view, was, now in zip(views, before, after, strict=True):
-            if now != was:
-                self._shard(number).restore(view)
+        result = None
+        try:
+            result = transform(value)
+        finally:
+            if [view._version for view in views] != before:
+                self._in_place = True
+                result = _copied(result)
+                self._undo(number, row)
         return result
+
+    def _applied_to_copy(self, value: Any, transform: Callable[[Any], Any]) -> Any:
+        """The first time that tells whether the transform works in place: then copies are what it gets."""
+        own = _copied(value)
+        views = _views(own) if self._in_place is None and not torch.is_inference_mode_enabled() else None
+        before = [view._version for view in views or ()]
+        result = transform(own)
+        if views is not None:
+            self._in_place = [view._version for view in views] != before
+        return result
+
+    def _undo(self, number: int, row: int) -> None:
+        """Read again from the file what the transform was given."""
+        sample = self._reader(number)(row)
+        first = sample[0] if isinstance(sample, tuple | list) else sample
+        for view in _views(first) or ():
+            self._shard(number).restore(view)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"manifest", "_ends", "_size", "_shards", "_readers"}
@@ -166,4 +187,4 @@ def _copied(value: Any) -> Any:
 def _own(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return leaf.clone()
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+    return leaf.copy() if isinstance(leaf, np.ndarray) else copy.deepcopy(leaf)
