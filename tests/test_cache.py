@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, RandomSampler, Subset
 from torchvision import transforms as v1
 
 import penstock
@@ -307,6 +307,57 @@ def test_every_gathered_batch_is_told_of() -> None:
         observers.remove(told.append)
     assert told[0] > 0
     assert sum(told) == pytest.approx(loader.stats().wait_s)
+
+
+class Floats(Squares):
+    """Of one number each, or of such a dtype as numpy doesn't have."""
+
+    dtype = torch.float32
+
+    def __getitem__(self, index: Any) -> Any:
+        return torch.full((3,), float(index if isinstance(index, int) else index[0]), dtype=self.dtype)
+
+
+class Halves(Floats):
+    dtype = torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [Floats, Halves])
+def test_gathered_batches_know_nothing_of_each_other(kind: Any) -> None:
+    batches = iter(penstock.DataLoader(filled(kind(40)), batch_size=4))
+    weight = torch.ones(3, requires_grad=True, dtype=kind.dtype)
+    next(batches)
+    with torch.inference_mode():
+        next(batches)
+    with torch.no_grad():
+        first = next(batches)
+    first[0] = weight  # no view that was made without gradients
+    second, third = next(batches), next(batches)
+    loss = (second * weight).sum()
+    third.mul_(2)
+    (loss + (third * weight).sum()).backward()
+    assert second.untyped_storage().nbytes() == 4 * 3 * kind.dtype.itemsize
+    second.untyped_storage().fill_(0)
+    assert next(batches)[:, 0].tolist() == [20.0, 21.0, 22.0, 23.0]
+
+
+def test_indices_that_are_tuples_are_left_to_the_dataset() -> None:
+    cached = filled(Floats(40))
+    for sampler in ([(3, 5), (2, 5)], [(3, 5), (2,)]):
+        (batch,) = penstock.DataLoader(cached, batch_size=2, sampler=sampler)
+        assert batch[:, 0].tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"replacement": True}, {"num_samples": 100}])
+@pytest.mark.parametrize("size", [5, 8])
+def test_others_that_draw_from_the_samplers_generator_see_no_difference(options: Any, size: int) -> None:
+    cached, seen = filled(Squares(40)), []
+    for kind in (TorchDataLoader, penstock.DataLoader):
+        generator = torch.Generator().manual_seed(1)
+        loader = kind(cached, size, sampler=RandomSampler(cached, generator=generator, **options))
+        seen.append([(batch, torch.rand(1, generator=generator)) for batch in loader])
+        seen[-1].append(torch.rand(1, generator=generator))
+    assert difference(*seen) is None
 
 
 def test_a_batch_keeps_its_values_while_others_are_made() -> None:

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from penstock import ClosedError, DataLoader
 from penstock.plan import MAX_QUEUE
@@ -84,6 +85,33 @@ def test_parts_of_a_batch_that_differ_are_collated_together() -> None:
     """The first batch is split between both workers, whose rows look alike in size alone."""
     batches = list(DataLoader(Halves(8), batch_size=4, num_workers=2))
     assert equal(batches, [torch.tensor([0.0, 1.0, 2.5, 3.5]), torch.tensor([4.0, 5.0, 6.5, 7.5])])
+
+
+class Rows(Squares):
+    def __getitem__(self, index: int) -> Any:
+        return torch.full((40_000,), float(index))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_no_views_to_autograd(workers: int) -> None:
+    with DataLoader(Rows(8), batch_size=4, num_workers=workers) as loader, torch.no_grad():
+        batch = next(iter(loader))
+    batch.mul_(torch.ones(40_000, requires_grad=True))
+    assert batch.requires_grad
+
+
+def test_a_rule_that_a_collate_function_registers_stays() -> None:
+    before = default_collate_fn_map[torch.Tensor]
+
+    def registering(samples: Any) -> Any:
+        default_collate_fn_map[torch.Tensor] = lambda *_, **__: "its own"
+        return default_collate(samples)
+
+    try:
+        loader = DataLoader(Rows(6), batch_size=2, collate_fn=registering)
+        assert list(loader) == ["its own"] * 3
+    finally:
+        default_collate_fn_map[torch.Tensor] = before
 
 
 class Nests(Squares):

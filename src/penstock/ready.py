@@ -6,7 +6,7 @@ It stands in for an `Engine`; when a batch comes that isn't all there, one takes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ class BatchesAtOnce(Batches, Protocol):
     """Those that may be had several at once."""
 
     def take(self, most: int) -> Block | None:
-        """The next so many, or fewer, but none only at the end; None if they can't be had so."""
+        """The next so many, or fewer, but none only at the end; None if they can't be had so. It draws nothing
+        earlier than torch does, where others see that."""
 
 
 class PushedBack:
@@ -76,7 +77,7 @@ class ReadyEngine:
         self._batches, self._get, self._recorder, self._otherwise = batches, get, recorder, otherwise
         self._scratch = Scratch()
         self._most, self._together = ahead, 1
-        self._made: deque[tuple[int, int, Any]] = deque()
+        self._made: Iterator[tuple[int, int, Any]] = iter(())
         self._engine: Engine | None = None
         self._stopped: BaseException | None = None
         self._raised: BaseException | None = None
@@ -85,8 +86,7 @@ class ReadyEngine:
         return self
 
     def __next__(self) -> Any:
-        if self._made:
-            number, samples, batch = self._made.popleft()
+        for number, samples, batch in self._made:
             self._recorder.batch_at_hand(samples)
             self._batches.handed_over(number, None, None)
             return batch
@@ -94,8 +94,7 @@ class ReadyEngine:
 
     def _next_made(self) -> Any:
         since = self._recorder.clock()
-        self._gather()
-        if self._made:
+        if self._gather():
             self._recorder.waited(self._recorder.clock() - since)
             return next(self)
         if self._engine is not None:
@@ -106,21 +105,22 @@ class ReadyEngine:
             self._raised = stopped
         raise stopped
 
-    def _gather(self) -> None:
-        """Make the next batches, or have an engine make them."""
+    def _gather(self) -> bool:
+        """Make the next batches, or have an engine make them; whether they are at hand."""
         begin = self._recorder.clock()
         block = self._take()
         sizes = block.sizes
         if not sizes:
-            return
+            return False
         ready = self._get(block.indices) if all(sizes) else None
         if ready is None:
             self._engine = self._otherwise(PushedBack(self._batches, block.batches()))
-            return
-        self._made.extend(zip(block.numbers, sizes, ready.batches(sizes, self._scratch), strict=True))
+            return False
+        self._made = zip(block.numbers, sizes, ready.batches(sizes, self._scratch), strict=True)
         fitting = GATHER_BYTES // max(1, ready.spec.sample_bytes * max(sizes))
         self._together = max(1, min(self._most, fitting))
         self._recorder.task_done(0, sum(sizes), self._recorder.clock() - begin, 0.0)
+        return True
 
     def _take(self) -> Block:
         """The next batches; what ends or interrupts them waits for its turn."""
@@ -149,6 +149,6 @@ class ReadyEngine:
 
     def release(self) -> None:
         """As `Engine.release`."""
-        self._made.clear()
+        self._made = iter(())
         if self._engine is not None:
             self._engine.release()

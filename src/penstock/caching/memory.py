@@ -100,8 +100,11 @@ class MemoryStore:
 
     def ready(self, indices: Indices) -> ReadyRows | None:
         """The rows of these samples; None if one of them isn't in a row."""
-        wanted = np.asarray(indices)
-        if self._table is None or wanted.dtype != np.int64 or not len(wanted):
+        try:
+            wanted = np.asarray(indices)
+        except ValueError:  # tuples of several lengths
+            return None
+        if self._table is None or wanted.dtype != np.int64 or wanted.ndim != 1 or not len(wanted):
             return None
         if wanted.min() < 0 or wanted.max() >= self.size:
             return None

@@ -27,7 +27,10 @@ def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
 def tensor_in(
     block: Bytes, start: int, dtype: torch.dtype, shape: tuple[int, ...], numel: int
 ) -> torch.Tensor:
-    """A tensor over the bytes of `block` from `start` on."""
+    """A tensor over the bytes of `block` from `start` on, which it keeps.
+
+    Its storage is just these bytes, and to autograd it is no view of another tensor.
+    """
     if numel == 0:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(block, dtype=dtype, count=numel, offset=start).view(shape)
+    return torch.frombuffer(block, dtype=dtype, count=numel, offset=start).resize_(shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penstock.collate.dense import bytes_of
+from penstock.arena import Bytes
+from penstock.collate.dense import bytes_of, tensor_in
 from penstock.collate.rows import Spec, tensors_of
 from penstock.collate.scratch import Scratch
 from penstock.tree import LEAF, unflatten
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """torch gathers no unsigned numbers of these sizes; their bits are moved as these."""
+
+Cutter = Callable[[int, int], torch.Tensor]
 
 ALONE_BYTES = 4 << 20
 """Up to here one thread gathers as fast as two."""
@@ -36,23 +39,49 @@ class ReadyRows:
     columns: Sequence[torch.Tensor]
     rows: torch.Tensor
 
-    def batches(self, sizes: list[int], scratch: Scratch) -> list[Any]:
+    def batches(self, sizes: list[int], scratch: Scratch) -> Iterator[Any]:
         """The batches that ``default_collate`` would make of so many and so many of these samples.
 
-        They are views of what was gathered at once, in memory of `scratch`.
+        They are gathered at once, into memory of `scratch`; each is made when it is asked for, under the
+        gradient mode of then, and knows nothing of the others.
         """
         spec, total = self.spec, len(self.rows)
-        tensors = tensors_of(scratch.block(spec.layout(total)[1]), spec, total)
+        block = scratch.block(spec.layout(total)[1])
+        tensors = tensors_of(block, spec, total)
         self.copy_to(tensors)
-        columns = [tensor.split_with_sizes(sizes) for tensor in tensors]
-        if spec.batch_structure is LEAF:
-            return list(columns[0])
-        return [unflatten(spec.batch_structure, iter(each)) for each in zip(*columns, strict=True)]
+        cutters = [
+            _cutter(tensor, block, start)
+            for tensor, start in zip(tensors, spec.layout(total)[0], strict=True)
+        ]
+        return self._cut(cutters, sizes)
+
+    def _cut(self, cutters: list[Cutter], sizes: list[int]) -> Iterator[Any]:
+        structure, begin = self.spec.batch_structure, 0
+        for size in sizes:
+            end = begin + size
+            if structure is LEAF:
+                yield cutters[0](begin, end)
+            else:
+                yield unflatten(structure, iter([cut(begin, end) for cut in cutters]))
+            begin = end
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""
         for column, out in zip(self.columns, tensors, strict=True):
             _take(column, self.rows, out)
+
+
+def _cutter(gathered: torch.Tensor, block: Bytes, start: int) -> Cutter:
+    """Gives rows of what was gathered to `start` in `block`; to autograd they are no views of it."""
+    try:
+        rows = gathered.numpy()  # its slices keep it
+    except TypeError:  # numpy has no such numbers
+        shape, numel = gathered.shape[1:], gathered[:1].numel()
+        each, dtype = numel * gathered.dtype.itemsize, gathered.dtype
+        return lambda begin, end: tensor_in(
+            block, start + begin * each, dtype, (end - begin, *shape), (end - begin) * numel
+        )
+    return lambda begin, end: torch.from_numpy(rows[begin:end])
 
 
 def _take(column: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:

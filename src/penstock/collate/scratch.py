@@ -70,7 +70,7 @@ class stack_into:
             default_collate_fn_map[torch.Tensor] = self._stack
 
     def __exit__(self, *_: object) -> None:
-        if self._replaced:
+        if self._replaced and default_collate_fn_map.get(torch.Tensor) == self._stack:  # or it is another's
             default_collate_fn_map[torch.Tensor] = collate_tensor_fn
 
     def _stack(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:

@@ -68,7 +68,7 @@ class Placer:
     def ready(self, ready: ReadyRows, slot: int, first: int, rows: int) -> Outcome:
         """Rows that lie in memory, from the row `first` on; their spec is known."""
         if self._memory is None:
-            return Direct(ready.batches([len(ready.rows)], self._scratch)[0])
+            return Direct(next(ready.batches([len(ready.rows)], self._scratch)))
         end = first + len(ready.rows)
         ready.copy_to([tensor[first:end] for tensor in self._tensors(slot, ready.spec, rows)])
         return Rows(ready.spec, rows)

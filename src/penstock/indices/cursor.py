@@ -18,6 +18,11 @@ class Cursor:
     def __init__(self, runs: Iterator[torch.Tensor]) -> None:
         self._runs, self._run, self._at = runs, _NONE, 0
 
+    @property
+    def left(self) -> int:
+        """How many there are before the next tensor is asked for."""
+        return len(self._run) - self._at
+
     def take(self, count: int) -> Indices:
         """The next so many; fewer at the end."""
         at, end = self._at, self._at + count

@@ -40,6 +40,11 @@ class Order(ABC):
     def indices(self, start: int) -> Iterator[Any]:
         """The indices but for the first `start`. Called once."""
 
+    @property
+    def unseen(self) -> bool:
+        """Whether nobody else can tell when it draws."""
+        return True
+
     def runs(self, start: int) -> Iterator[torch.Tensor] | None:
         """The same in tensors of int64, for an order that has them so; by a generator function, so that
         nothing is asked or drawn before it is wanted. Called instead of `indices`."""
@@ -144,6 +149,11 @@ class DrawnNumbers(Drawn):
 
 
 class Random(DrawnNumbers):
+    @property
+    def unseen(self) -> bool:
+        """Without a generator torch makes one that only the sampler has."""
+        return self._sampler.generator is None
+
     def runs(self, start: int) -> Iterator[torch.Tensor]:
         size = len(self._sampler.data_source)
         dice = self._dice()
@@ -169,8 +179,7 @@ class Random(DrawnNumbers):
 
     def _shuffles(self, dice: torch.Generator, size: int, wanted: int, start: int) -> Iterator[torch.Tensor]:
         """torch ends with a shuffle of which it may use nothing; that counts where others see the dice."""
-        unseen = self._sampler.generator is None
-        for begin in range(0, wanted if unseen else wanted + 1, size):
+        for begin in range(0, wanted if self.unseen else wanted + 1, size):
             # not bound to a name here: it has to be gone before the next one is drawn
             yield torch.randperm(size, generator=dice)[max(0, start - begin) : wanted - begin]
 

@@ -120,8 +120,10 @@ class IndexStream:
         """The next batches at once, `most` at the most; none at the end. None if they can't be had so."""
         if self._cursor is None:
             return None
-        size = self._size
-        indices = self._cursor.take(size * most)
+        size, count = self._size, self._size * most
+        if not self._order.unseen:  # what isn't drawn yet is drawn for the batch that needs it, as by torch
+            count = max(size, min(count, self._cursor.left // size * size))
+        indices = self._cursor.take(count)
         whole, rest = divmod(len(indices), size)
         sizes = [size] * whole
         if rest and not self._drop_last:
