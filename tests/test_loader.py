@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import multiprocessing
@@ -315,6 +316,55 @@ def test_use_in_a_forked_child_is_refused_and_harmless() -> None:
     assert os.waitpid(pid, 0)[1] == 0
     kept += list(iterator)
     assert [labels.tolist() for _, labels in kept] == [[i, i + 1] for i in range(0, 40, 2)]
+
+
+def test_without_workers_a_forked_child_goes_on_by_itself() -> None:
+    iterator = iter(DataLoader(Squares(12), batch_size=2))
+    next(iterator)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = (
+                0
+                if [labels.tolist() for _, labels in iterator] == [[i, i + 1] for i in range(2, 12, 2)]
+                else 2
+            )
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [labels.tolist() for _, labels in iterator] == [[i, i + 1] for i in range(2, 12, 2)]
+
+
+class Draws(Squares):
+    """Takes its samples from a loader of its own, which the main process began to iterate."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.source = iter(DataLoader(Squares(100), batch_size=1))
+        next(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        return index, int(next(self.source)[1])
+
+
+def test_a_loader_inside_a_dataset_goes_on_in_the_workers() -> None:
+    (batch,) = DataLoader(Draws(4), batch_size=4, num_workers=1)
+    assert batch[1].tolist() == [1, 2, 3, 4]
+
+
+def test_an_iterator_that_raised_is_gone_at_once() -> None:
+    iterator = iter(DataLoader(Hooked(lambda index: 1 // (4 - index)), batch_size=2))
+    gone = weakref.ref(iterator)
+    gc.disable()
+    try:
+        with contextlib.suppress(ZeroDivisionError):
+            for _ in iterator:
+                pass
+        del iterator
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # -- workers' surroundings -----------------------------------------------------------------------

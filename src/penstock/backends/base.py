@@ -121,7 +121,7 @@ class Backend(ABC):
 
     @property
     def usable_here(self) -> bool:
-        """False in a process forked from the one that made this backend."""
+        """False in a process forked from the one that made this backend, whose workers these are."""
         return forks.count == self._forks
 
     def require_open(self) -> None:

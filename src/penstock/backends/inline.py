@@ -23,6 +23,11 @@ class InlineBackend(Backend):
         self._fetcher = Fetcher(recipe, None, None, seeder)
         self._tasks: deque[tuple[Task, int]] = deque()
 
+    @property
+    def usable_here(self) -> bool:
+        """A process forked from the one that made it has a copy, and goes on by itself."""
+        return True
+
     def start(self) -> None:
         self._state = State.OPEN
 

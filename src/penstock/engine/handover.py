@@ -26,15 +26,16 @@ def failure(batch: Batch) -> BaseException | None:
     failed = batch.failure()
     if failed is None:
         return None
+    error = failed.take()
     if failed.position is None:
-        annotate(failed.error, f"in making batch {batch.number}")
+        annotate(error, f"in making batch {batch.number}")
     else:
-        annotate(failed.error, str(batch.sample(failed.position)))
-    if isinstance(failed.error, StopIteration):  # would end the caller's loop as if all were well
+        annotate(error, str(batch.sample(failed.position)))
+    if isinstance(error, StopIteration):  # would end the caller's loop as if all were well
         stopped = RuntimeError("collate_fn or __getitems__ raised StopIteration")
-        stopped.__cause__ = failed.error
+        stopped.__cause__ = error
         return stopped
-    return failed.error
+    return error
 
 
 def hand_over(batch: Batch, arena: Arena, wanted: int) -> Handed:

@@ -57,7 +57,7 @@ class Dropped:
     """The task was abandoned."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failed:
     """User code raised.
 
@@ -70,6 +70,11 @@ class Failed:
     error: BaseException
     position: int | None
     text: str
+
+    def take(self) -> BaseException:
+        """The error, which is kept no longer: its traceback leads to frames that may keep this."""
+        error, self.error = self.error, RuntimeError("raised already")
+        return error
 
 
 Outcome = Rows | Block | Direct | NotRegular | Exhausted | LeftOut | Dropped | Failed
