@@ -321,19 +321,12 @@ def test_use_in_a_forked_child_is_refused_and_harmless() -> None:
 def test_without_workers_a_forked_child_goes_on_by_itself() -> None:
     iterator = iter(DataLoader(Squares(12), batch_size=2))
     next(iterator)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = (
-                0
-                if [labels.tolist() for _, labels in iterator] == [[i, i + 1] for i in range(2, 12, 2)]
-                else 2
-            )
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert [labels.tolist() for _, labels in iterator] == [[i, i + 1] for i in range(2, 12, 2)]
+
+    def go_on() -> None:
+        assert [labels.tolist() for _, labels in iterator] == [[i, i + 1] for i in range(2, 12, 2)]
+
+    assert in_child(go_on) == 0
+    go_on()
 
 
 class Draws(Squares):
