@@ -329,6 +329,29 @@ def test_without_workers_a_forked_child_goes_on_by_itself() -> None:
     go_on()
 
 
+def test_a_fork_while_another_thread_has_its_turn() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hook(_: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            leave.wait()
+
+    iterator = iter(DataLoader(Hooked(hook), batch_size=4))
+    thread = threading.Thread(target=next, args=(iterator,))
+    thread.start()
+    entered.wait()
+
+    def go_on() -> None:
+        assert sum(len(indices) for _, indices in iterator) == 100
+
+    try:
+        assert in_child(go_on) == 0
+    finally:
+        leave.set()
+        thread.join()
+
+
 class Draws(Squares):
     """Takes its samples from a loader of its own, which the main process began to iterate."""
 
