@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from penstock.profiling.check import best_advice
 from penstock.profiling.data import Ceiling, Line, Measurement
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.verdict import judge
@@ -160,6 +161,30 @@ def test_a_few_slow_samples_are_named() -> None:
     assert verdict.advice[0].setting == "look at images/17.png"
     assert verdict.advice[1].setting.startswith("prefetch_factor=")
     assert "80% of all loading time" in verdict.text
+
+
+def iterable(m: Measurement) -> Measurement:
+    return replace(m, setting=replace(m.setting, iterable=True, dataset_size=None))
+
+
+def test_more_workers_for_an_iterable_dataset_want_one_that_shares_its_samples_out() -> None:
+    verdict = judge(iterable(measured(workers=1, sample=0.01, step=0.04, cores=8)))
+    (more,) = verdict.advice
+    assert (more.setting, more.changes) == ("num_workers=3", {})
+    assert "get_worker_info" in more.why
+    assert "Best:" not in verdict.text
+    assert "Perhaps: num_workers=3 would remove the wait (250 samples/s), if the dataset" in verdict.text
+    assert best_advice(verdict) is None
+
+
+def test_for_an_iterable_dataset_what_is_right_in_any_case_comes_first() -> None:
+    """One worker gives every sample once; that several do is the dataset's own business."""
+    verdict = judge(iterable(measured(workers=0, sample=0.01, step=0.04, cores=8)))
+    assert [advice.setting for advice in verdict.advice] == ["num_workers=1", "num_workers=3"]
+    assert verdict.advice[0].changes == {"num_workers": 1}
+    assert "Best: num_workers=1 " in verdict.text
+    fewer = judge(iterable(measured(workers=4, sample=0.005, step=0.2)))
+    assert [advice.changes for advice in fewer.advice] == [{"num_workers": 1}]
 
 
 def test_short_epochs_want_workers_that_persist() -> None:

@@ -18,6 +18,11 @@ FILL_S = 60.0
 """A cache that takes longer to fill isn't tried."""
 WORTH = 1.05
 """A change that brings less than this factor isn't advised."""
+SHARED = (
+    "the dataset shares its samples out among its workers (get_worker_info; "
+    "penstock.DistributedIterableDataset does)"
+)
+"""Else each of an iterable dataset's workers gives all of its samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class Advice:
     prediction: Prediction | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     """The loader's arguments that it sets, where it is only those: `--check` applies them."""
+    only_if: str = ""
+    """What has to hold and can't be told from here, if anything; `why` says it as well."""
 
 
 def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
@@ -42,7 +49,7 @@ def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
         found += [each for each in _general(m, cause) if each.setting not in known]
     if cause in (Cause.CPU, Cause.STARTUP) and not any("num_workers" in a.setting for a in found):
         found += _as_good_with_fewer(m)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda advice: bool(advice.only_if)))
 
 
 def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
@@ -90,7 +97,7 @@ def _general(m: Measurement, cause: Cause) -> Iterator[Advice]:
     most = 4 * cores if cause is Cause.STORAGE else cores
     found = []
     if cause not in (Cause.SERIALISED, Cause.STARTUP):
-        found += list(_enough_workers(m, "", up_to=_affordable(m, most)))
+        found += list(_enough_workers(m, _affordable(m, most)))
     cached = _caches(m)[:1]
     found += [advice for advice, _ in cached]
     fast = [a for a in found if a.prediction is not None and a.prediction.stall < ENOUGH]
@@ -124,16 +131,28 @@ def _as_good_with_fewer(m: Measurement) -> Iterator[Advice]:
             return
 
 
-def _enough_workers(m: Measurement, why: str, up_to: int) -> Iterator[Advice]:
-    """The fewest with which the loop no longer waits, or those with which it waits least."""
+def _enough_workers(m: Measurement, up_to: int) -> Iterator[Advice]:
+    """The fewest with which the loop no longer waits, or those with which it waits least; of an iterable
+    dataset the best that is right in any case, too."""
     counts = [n for n in range(up_to + 1) if n != m.setting.num_workers]
+    any_case = [n for n in counts if not _shares_out(m, n)]
+    found = {n: None for each in (any_case, counts) if (n := _best_count(m, each)) is not None}
+    for n in found:
+        more = n > m.setting.num_workers
+        yield _with(m, n, "more samples are made at once" if more else "it has less to hand over")
+
+
+def _best_count(m: Measurement, counts: list[int]) -> int | None:
+    """None where none of them brings much."""
     few = _fewest(m, counts)
     if few is None and counts:
         few = max(counts, key=lambda n: (round(_rate(m, n) / _rate(m, m.setting.num_workers), 2), -n))
-    if few is None or _rate(m, few) < WORTH * figures.samples_per_s(m):
-        return
-    more = few > m.setting.num_workers
-    yield _with(m, few, why or ("more samples are made at once" if more else "it has less to hand over"))
+    return few if few is not None and _rate(m, few) >= WORTH * figures.samples_per_s(m) else None
+
+
+def _shares_out(m: Measurement, workers: int) -> bool:
+    """Whether so many workers give every sample once only if the dataset sees to it."""
+    return m.setting.iterable and workers > max(1, m.setting.num_workers)
 
 
 def _fewest(m: Measurement, counts: Iterable[int]) -> int | None:
@@ -210,8 +229,10 @@ def _affordable(m: Measurement, most: int) -> int:
 
 
 def _with(m: Measurement, workers: int, why: str) -> Advice:
-    changes: dict[str, Any] = {"num_workers": workers}
-    return Advice(f"num_workers={workers}", why, _try(m, num_workers=workers), changes)
+    setting, expected = f"num_workers={workers}", _try(m, num_workers=workers)
+    if _shares_out(m, workers):
+        return Advice(setting, f"{why}, if {SHARED}", expected, only_if=SHARED)
+    return Advice(setting, why, expected, {"num_workers": workers})
 
 
 def _try(m: Measurement, **settings: Any) -> Prediction | None:

@@ -158,7 +158,9 @@ def _what_to_do(m: Measurement, cause: Cause, advice: tuple[Advice, ...]) -> Ite
             yield f"({each.setting} would do as well: {each.why}.)"
         return
     for place, each in enumerate(advice[:2]):
-        yield f"{'Or' if place else 'Best'}: {each.setting}{_promise(m, each)}."
+        word = "Or" if place else "Perhaps" if each.only_if else "Best"
+        given = f", if {each.only_if}" if each.only_if and each.prediction is not None else ""
+        yield f"{word}: {each.setting}{_promise(m, each)}{given}."
     if not advice and cause is Cause.CHEAP:
         yield "num_workers=0 is right."
     if not advice and cause is Cause.CPU:
