@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from penstock.profiling import figures
 from penstock.profiling.check import best_advice
 from penstock.profiling.data import Ceiling, Line, Measurement
 from penstock.profiling.diagnose import Cause
+from penstock.profiling.report import Report
 from penstock.profiling.verdict import judge
 from tests.profiling.made import SLOW, loop, measured, samples, trial, with_parts
 
@@ -195,6 +198,39 @@ def test_short_epochs_want_workers_that_persist() -> None:
     assert verdict.advice[0].changes == {"persistent_workers": True}
     long = replace(m, setting=replace(m.setting, epoch_batches=10_000))
     assert judge(long).cause is Cause.NOTHING
+
+
+def short_epochs(**more: Any) -> Measurement:
+    m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.002, 0.018, epoch_gap_s=0.82, **more))
+    return replace(m, setting=replace(m.setting, epoch_batches=10))
+
+
+def test_the_share_of_waiting_counts_the_beginning_of_epochs() -> None:
+    m = short_epochs(epochs=3)
+    waited = (0.002 + 0.08) / (0.02 + 0.08)
+    report = Report(m)
+    assert report.stall == pytest.approx(waited)
+    assert report.stall == pytest.approx(report.predict().stall, abs=0.03)
+    assert "waits 82% of the time" in report.verdict.text
+    assert figures.waited_share(measured(workers=1, sample=0.01, step=0.04)) == pytest.approx(0.6)
+
+
+def test_a_loop_that_waits_for_nothing_but_the_beginning_of_its_epochs_is_told_so() -> None:
+    m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.0, 0.02, epoch_gap_s=0.06, epochs=3))
+    verdict = judge(replace(m, setting=replace(m.setting, epoch_batches=20)))
+    assert verdict.cause is Cause.STARTUP
+    assert "waits 9% of the time" in verdict.text
+
+
+def test_what_promises_no_more_than_there_is_now_is_not_called_the_best() -> None:
+    m = measured(workers=8, sample=0.01, step=0.0, cores=2, ceiling=None, loop=loop(0.05, 1e-6))
+    verdict = judge(m)
+    assert verdict.cause is Cause.CPU
+    assert [advice.setting for advice in verdict.advice] == ["num_workers=2"]
+    assert "Best" not in verdict.text
+    assert "(num_workers=2 would do as well: it is as fast" in verdict.text
+    faster = replace(m, loop=loop(0.04, 1e-6))  # than the model has it
+    assert judge(faster).advice == ()
 
 
 def test_without_any_detail_it_says_what_it_does_not_know() -> None:

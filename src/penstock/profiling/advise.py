@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ FILL_S = 60.0
 """A cache that takes longer to fill isn't tried."""
 WORTH = 1.05
 """A change that brings less than this factor isn't advised."""
+AS_GOOD = 0.97
+"""Fewer workers that keep this factor are."""
 SHARED = (
     "the dataset shares its samples out among its workers (get_worker_info; "
     "penstock.DistributedIterableDataset does)"
@@ -49,7 +52,19 @@ def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
         found += [each for each in _general(m, cause) if each.setting not in known]
     if cause in (Cause.CPU, Cause.STARTUP) and not any("num_workers" in a.setting for a in found):
         found += _as_good_with_fewer(m)
-    return tuple(sorted(found, key=lambda advice: bool(advice.only_if)))
+    found = [each for each in found if gains(m, each) or _as_good(m, each)]
+    return tuple(sorted(found, key=lambda each: (not gains(m, each), bool(each.only_if))))
+
+
+def gains(m: Measurement, advice: Advice) -> bool:
+    """Whether it promises more than there is now."""
+    return advice.prediction is None or _rate_of(advice) >= WORTH * figures.samples_per_s(m)
+
+
+def _as_good(m: Measurement, advice: Advice) -> bool:
+    """Whether it does what there is now, with fewer workers."""
+    fewer = advice.changes.get("num_workers", math.inf) < m.setting.num_workers
+    return fewer and _rate_of(advice) >= AS_GOOD * figures.samples_per_s(m)
 
 
 def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
@@ -126,7 +141,7 @@ def _as_good_with_fewer(m: Measurement) -> Iterator[Advice]:
     """Where there are more workers than cores: fewer start sooner and get in each other's way less."""
     now = _rate(m, m.setting.num_workers)
     for n in range(1, min(m.setting.num_workers, m.machine.cores + 1)):
-        if _rate(m, n) >= 0.97 * now:
+        if _rate(m, n) >= AS_GOOD * now:
             yield _with(m, n, "it is as fast, and fewer workers start sooner")
             return
 

@@ -18,5 +18,5 @@ def checked(advice: Advice, after: Measurement) -> Checked:
     """`after` is the loop, measured with the advice followed."""
     assert advice.prediction is not None
     return Checked(
-        advice.setting, advice.prediction, figures.samples_per_s(after), figures.waited_share(after.loop)
+        advice.setting, advice.prediction, figures.samples_per_s(after), figures.waited_share(after)
     )

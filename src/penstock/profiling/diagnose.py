@@ -30,7 +30,7 @@ class Cause(enum.Enum):
 
 def diagnose(m: Measurement) -> Cause:
     """The cause that comes first: a loop may have several, but the others matter only after it."""
-    stall = max(figures.waited_share(m.loop), figures.lost_share(m) if m.ceiling else 0.0)
+    stall = max(figures.waited_in_epochs(m.loop), figures.lost_in_epochs(m) if m.ceiling else 0.0)
     startup = figures.startup_share(m)
     cheap = workers_only_cost(m)
     if cheap and (stall >= ENOUGH or startup >= ENOUGH):
@@ -38,7 +38,7 @@ def diagnose(m: Measurement) -> Cause:
     if startup >= 0.25 and startup >= stall * (1 - startup):
         return Cause.STARTUP
     if stall < ENOUGH:
-        return Cause.NOTHING
+        return Cause.STARTUP if startup >= ENOUGH else Cause.NOTHING
     return _of_loading(m)
 
 

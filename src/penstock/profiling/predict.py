@@ -86,7 +86,8 @@ def predict(
         raise ValueError(f"num_workers should be 0 or more, got {workers}")
     saving = _saving(m, cache_after, dtype)
     bounds = _inline(m, saving) if workers == 0 else _pooled(m, workers, saving)
-    startup = figures.startup_each_s(m) if workers and m.setting.num_workers else 0.0
+    only_of_workers = m.setting.num_workers and not workers
+    startup = 0.0 if only_of_workers else figures.startup_each_s(m)
     error, memory = _error(m, workers, cache_after, dtype), _memory(m, workers, prefetch_factor, saving)
     return _conclude(m, bounds, startup, error, memory)
 

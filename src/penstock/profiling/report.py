@@ -34,8 +34,9 @@ class Report:
 
     @property
     def stall(self) -> float:
-        """The share of the loop's time that went by waiting for data."""
-        return figures.waited_share(self.data.loop)
+        """The share of the loop's time that went by waiting for data; where epochs have an end, with their
+        beginning."""
+        return figures.waited_share(self.data)
 
     @property
     def samples_per_s(self) -> float:

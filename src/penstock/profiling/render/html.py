@@ -93,7 +93,7 @@ def _figures(expected: Prediction | None) -> tuple[str, str]:
 def _of_loop(m: Measurement) -> list[tuple[str, str]]:
     return [
         ("samples per second", rate(figures.samples_per_s(m))),
-        ("share of the time waited", share(figures.waited_share(m.loop))),
+        ("share of the time waited", share(figures.waited_share(m))),
         ("a step", duration(figures.step_s(m))),
         ("first batch", duration(m.loop.first_batch_s)),
         (
