@@ -141,6 +141,7 @@ def test_the_advice_is_followed_and_keeps_its_promise() -> None:
     report = profiled(Sleeping(0.02), 1, 0.03, seconds=2, check=True)
     assert report.checked is not None
     promised = report.checked.predicted
+    assert promised is not None
     assert promised.low * 0.9 <= report.checked.samples_per_s <= promised.high * 1.1
     assert report.checked.stall < report.stall
 

@@ -108,6 +108,7 @@ def test_the_advice_is_checked_by_another_run(tmp_path: Path) -> None:
     checked = report.checked
     assert checked is not None
     assert checked.setting.startswith("num_workers=")
+    assert checked.predicted is not None
     assert checked.samples_per_s > checked.predicted.low * 0.8
     assert f"Checked with {checked.setting}" in ran.out
 

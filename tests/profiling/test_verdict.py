@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.profiling import figures
-from penstock.profiling.check import best_advice
+from penstock.profiling.check import best_advice, checked, unchecked, why_none
 from penstock.profiling.data import Ceiling, Line, Measurement
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.report import Report
@@ -203,6 +203,40 @@ def test_short_epochs_want_workers_that_persist() -> None:
 def short_epochs(**more: Any) -> Measurement:
     m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.002, 0.018, epoch_gap_s=0.82, **more))
     return replace(m, setting=replace(m.setting, epoch_batches=10))
+
+
+def test_workers_that_persist_are_not_the_best_where_one_epoch_may_be_all() -> None:
+    m = short_epochs(epochs=1, first_batch_s=0.84)
+    m = with_parts(replace(m, loop=replace(m.loop, epoch_gap_s=None)), dataset=0.001)
+    verdict = judge(m)
+    assert verdict.cause is Cause.STARTUP
+    assert verdict.advice[-1].setting == "persistent_workers=True"
+    assert verdict.advice[-1].why.endswith("if there are more epochs")
+    assert verdict.advice[-1].changes == {}
+    assert "Best: persistent" not in verdict.text
+    assert "if there are more epochs" in verdict.text
+
+
+@pytest.mark.parametrize("loader", ["penstock", "torch"])
+def test_a_cache_is_advised_of_whatever_loader_and_noise(loader: str) -> None:
+    m = with_parts(measured(workers=2, sample=0.01, step=0.03, cores=2), dataset=0.01)
+    noisy = tuple(replace(t, spread=0.3, loader=loader) for t in m.trials)
+    m = replace(m, trials=noisy, setting=replace(m.setting, loader=loader))
+    assert "penstock.cache(dataset)" in settings_of(m)
+    assert "no setting that helps" not in judge(m).text
+
+
+def test_advice_without_a_figure_is_checked_as_well_or_it_is_told_why_not() -> None:
+    verdict = judge(short_epochs(epochs=3))
+    advice = best_advice(verdict)
+    assert advice is not None
+    assert advice.changes == {"persistent_workers": True}
+    after = short_epochs(epochs=3)
+    text = str(Report(after, checked(advice, after)))
+    assert "Checked with persistent_workers=True: 100 samples/s (before 100), waits 82%" in text
+    alone = judge(iterable(measured(workers=1, sample=0.01, step=0.04, cores=8)))
+    assert "num_workers=3" in why_none(alone)
+    assert "Not measured: what comes of following" in str(Report(unchecked(after, why_none(alone))))
 
 
 def test_the_share_of_waiting_counts_the_beginning_of_epochs() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from penstock.integrations.profiled import VARIABLE, Options
 from penstock.integrations.run import VARIABLE as RUN_VARIABLE
 from penstock.integrations.run import command
-from penstock.profiling.check import best_advice, checked
+from penstock.profiling.check import best_advice, checked, unchecked, why_none
 from penstock.profiling.data import Measurement, from_plain
 from penstock.profiling.report import Report
 
@@ -60,11 +60,13 @@ def check_advice(report: Report, program: Sequence[str], options: Options) -> Re
     """Run the program once more, with the best advice followed, and put what came of it into the report."""
     advice = best_advice(report.verdict)
     if advice is None:
-        return report
+        return Report(unchecked(report.data, why_none(report.verdict)))
     again = replace(options, where=report.data.setting.where, changes=advice.changes)
     loops = profile_script(program, again).loops
     after = next((each for each in loops if each.data.setting.where == report.data.setting.where), None)
-    return report if after is None else Report(report.data, checked(advice, after.data))
+    if after is None:
+        return Report(unchecked(report.data, f"with {advice.setting} the script didn't come as far"))
+    return Report(report.data, checked(advice, after.data))
 
 
 def _outcome(status: int, plain: dict[str, Any]) -> Outcome:

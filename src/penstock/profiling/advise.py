@@ -21,6 +21,9 @@ WORTH = 1.05
 """A change that brings less than this factor isn't advised."""
 AS_GOOD = 0.97
 """Fewer workers that keep this factor are."""
+CACHE_WORTH = 1.25
+"""A cache takes memory, and a while to fill: it has to bring more."""
+MORE_EPOCHS = "there are more epochs"
 SHARED = (
     "the dataset shares its samples out among its workers (get_worker_info; "
     "penstock.DistributedIterableDataset does)"
@@ -53,7 +56,7 @@ def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
     if cause in (Cause.CPU, Cause.STARTUP) and not any("num_workers" in a.setting for a in found):
         found += _as_good_with_fewer(m)
     found = [each for each in found if gains(m, each) or _as_good(m, each)]
-    return tuple(sorted(found, key=lambda each: (not gains(m, each), bool(each.only_if))))
+    return tuple(sorted(found, key=lambda each: (bool(each.only_if), not gains(m, each))))
 
 
 def gains(m: Measurement, advice: Advice) -> bool:
@@ -72,10 +75,7 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
     if cause is Cause.CHEAP and setting.num_workers:
         yield _with(m, 0, "the loop's own process makes a batch sooner than a worker hands it over")
     if cause is Cause.STARTUP and setting.num_workers and not setting.persistent_workers:
-        changes: dict[str, Any] = {"persistent_workers": True}
-        yield Advice(
-            "persistent_workers=True", "the workers start once instead of in every epoch", None, changes
-        )
+        yield _persistent(m)
     if cause is Cause.OUTLIERS and m.samples is not None and m.samples.slowest:
         slow = m.samples.slowest[0]
         what = slow.path or f"sample {slow.index}"
@@ -104,6 +104,14 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
             "one handle, connection or file for each (in worker_init_fn, or at the first sample), instead of "
             "one that they share under a lock",
         )
+
+
+def _persistent(m: Measurement) -> Advice:
+    """Where only one epoch was seen, that may be all there is."""
+    why = "the workers start once instead of in every epoch"
+    if m.loop.epochs == 1:
+        return Advice("persistent_workers=True", f"{why}, if {MORE_EPOCHS}", only_if=MORE_EPOCHS)
+    return Advice("persistent_workers=True", why, None, {"persistent_workers": True})
 
 
 def _general(m: Measurement, cause: Cause) -> Iterator[Advice]:
@@ -196,7 +204,9 @@ def _caches(m: Measurement) -> list[tuple[Advice, str]]:
 
 def _cache_after(m: Measurement, part: Part) -> Advice | None:
     expected = _try(m, cache_after=part.name)
-    if expected is None or part.wall_s < CACHE_SAMPLE_S or expected.low < WORTH * figures.samples_per_s(m):
+    if expected is None or part.wall_s < CACHE_SAMPLE_S:
+        return None
+    if expected.samples_per_s < CACHE_WORTH * figures.samples_per_s(m):
         return None
     if expected.memory_bytes > 0.5 * m.machine.memory_bytes:
         return None

@@ -50,7 +50,8 @@ class Checked:
     """An advice that was followed: what it promised, and what came of it."""
 
     setting: str
-    predicted: Prediction
+    predicted: Prediction | None
+    """None where the advice promised no figure."""
     samples_per_s: float
     stall: float
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock.profiling.apply import apply
-from penstock.profiling.check import best_advice, checked
+from penstock.profiling.check import best_advice, checked, unchecked, why_none
 from penstock.profiling.live import Live
 from penstock.profiling.measure import (
     Details,
@@ -62,7 +62,7 @@ def _checked(report: Report, loader: Any, step: Any, limits: Limits, view: Live)
     """Follow the best advice that only sets arguments of the loader, and measure the loop again."""
     advice = best_advice(report.verdict)
     if advice is None:
-        return report
+        return Report(unchecked(report.data, why_none(report.verdict)))
     view.say(f"following the advice: {advice.setting}")
     changed = apply(loader, advice.changes)
     with warnings.catch_warnings():
