@@ -30,6 +30,7 @@ class Outcome:
         failed: it ended by an exception.
         short: the loops that were too short.
         ended_early: it left nothing behind: it was killed, or ended at once.
+        cut: after how much of which loop it was ended, as enough was seen; empty where it went to its end.
     """
 
     status: int
@@ -37,6 +38,7 @@ class Outcome:
     failed: bool = False
     short: tuple[str, ...] = ()
     ended_early: bool = False
+    cut: str = ""
 
 
 def profile_script(program: Sequence[str], options: Options) -> Outcome:
@@ -71,7 +73,7 @@ def check_advice(report: Report, program: Sequence[str], options: Options) -> Re
 
 def _outcome(status: int, plain: dict[str, Any]) -> Outcome:
     loops = tuple(Report(from_plain(Measurement, each)) for each in plain["loops"])
-    return Outcome(status, loops, plain["failed"], tuple(plain["short"]))
+    return Outcome(status, loops, plain["failed"], tuple(plain["short"]), cut=plain["cut"])
 
 
 def _run(line: list[str], environment: dict[str, str]) -> int:
