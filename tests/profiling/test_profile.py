@@ -55,7 +55,7 @@ def profiled(dataset: Any, workers: int, step: float, seconds: float = 1.2, **mo
 
 @pytest.mark.slow
 def test_a_loop_whose_steps_set_the_pace() -> None:
-    report = profiled(Sleeping(0.001), 2, 0.04)
+    report = profiled(Sleeping(0.001, 4000), 2, 0.04)  # an epoch's beginning is a small part of it
     assert report.verdict.cause is Cause.NOTHING
     assert report.stall < 0.05
     assert report.data.ceiling is not None
@@ -242,6 +242,10 @@ class TestWhatGoesWrong:
     def test_what_is_no_loader(self) -> None:
         with pytest.raises(TypeError, match="DataLoader"):
             penstock.profile([1, 2, 3])
+
+    def test_what_is_no_step(self) -> None:
+        with pytest.raises(TypeError, match="step should be callable"):
+            penstock.profile(penstock.DataLoader(Sleeping(0.0)), "x")  # type: ignore[arg-type]
 
     def test_too_little_to_see(self) -> None:
         loader = penstock.DataLoader(Sleeping(0.0, 0), batch_size=4)

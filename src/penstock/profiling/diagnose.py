@@ -9,6 +9,8 @@ from penstock.profiling.data import Measurement, Samples
 
 ENOUGH = 0.05
 """A loop that waits less than this share of its time is held back by its steps."""
+LONG_START = 0.1
+"""From this share of an epoch on, its beginning is told of, if there is nothing else to wait for."""
 WORTH_IT = 0.7
 """From this share of their rate on, workers aren't worth twice the computing."""
 
@@ -38,7 +40,7 @@ def diagnose(m: Measurement) -> Cause:
     if startup >= 0.25 and startup >= stall * (1 - startup):
         return Cause.STARTUP
     if stall < ENOUGH:
-        return Cause.STARTUP if startup >= ENOUGH else Cause.NOTHING
+        return Cause.STARTUP if startup >= LONG_START else Cause.NOTHING
     return _of_loading(m)
 
 

@@ -40,11 +40,13 @@ def profile(
     error what it is at; by default, on a terminal.
 
     Raises:
-        TypeError: if `loader` is no DataLoader.
+        TypeError: if `loader` is no DataLoader, or `step` can't be called.
         ValueError: if it gives fewer than three batches, or a limit isn't positive.
         Exception: whatever the loader or `step` raises.
     """
     require_loader(loader)
+    if step is not None and not callable(step):
+        raise TypeError(f"step should be callable with a batch, got {step!r}")
     if seconds <= 0 or (batches is not None and batches < 3):
         raise ValueError(f"at least 3 batches and some seconds are needed, got {batches=} and {seconds=}")
     limits = Limits(batches, seconds)
