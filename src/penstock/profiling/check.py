@@ -20,7 +20,9 @@ def why_none(verdict: Verdict) -> str:
     """Why there is no best advice to check."""
     if not verdict.advice:
         return "there is none"
-    return f"{verdict.advice[0].setting} isn't what a loader's arguments alone can be trusted to do"
+    first = verdict.advice[0]
+    known = f"is right only if {first.only_if}" if first.only_if else "isn't an argument of the loader"
+    return f"{first.setting} {known}"
 
 
 def unchecked(m: Measurement, why: str) -> Measurement:
