@@ -267,6 +267,12 @@ def test_what_promises_no_more_than_there_is_now_is_not_called_the_best() -> Non
     assert judge(faster).advice == ()
 
 
+def test_a_disturbed_loop_does_not_make_fewer_workers_the_faster() -> None:
+    """One worker is expected to do better than the loop did, but not than two are expected to."""
+    m = measured(workers=2, sample=0.01, step=0.01, cores=2, loop=loop(0.1, 0.01))
+    assert settings_of(m) == []
+
+
 def test_without_any_detail_it_says_what_it_does_not_know() -> None:
     verdict = judge(measured(workers=2, sample=0.05, step=0.01, inline=False, trials=()))
     assert verdict.cause is Cause.UNKNOWN

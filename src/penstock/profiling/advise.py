@@ -170,7 +170,8 @@ def _best_count(m: Measurement, counts: list[int]) -> int | None:
     few = _fewest(m, counts)
     if few is None and counts:
         few = max(counts, key=lambda n: (round(_rate(m, n) / _rate(m, m.setting.num_workers), 2), -n))
-    return few if few is not None and _rate(m, few) >= WORTH * figures.samples_per_s(m) else None
+    now = max(figures.samples_per_s(m), _rate(m, m.setting.num_workers))  # which may have been disturbed
+    return few if few is not None and _rate(m, few) >= WORTH * now else None
 
 
 def _shares_out(m: Measurement, workers: int) -> bool:
