@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +99,22 @@ def test_what_cannot_be_is_refused(change: dict[str, object], match: str) -> Non
         predict(m, **change)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"num_workers": "auto"}, TypeError, "num_workers should be a whole number, got 'auto'"),
+        ({"num_workers": 1.5}, TypeError, "num_workers should be a whole number"),
+        ({"num_workers": True}, TypeError, "num_workers should be a whole number"),
+        ({"prefetch_factor": 0}, ValueError, "prefetch_factor should be 1 or more"),
+        ({"prefetch_factor": 2.0}, TypeError, "prefetch_factor should be a whole number"),
+        ({"dtype": torch.complex64}, ValueError, "dtype should be one of"),
+    ],
+)
+def test_what_is_no_setting_is_refused(change: dict[str, object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        predict(measured(), **change)  # type: ignore[arg-type]
+
+
 def test_nothing_measured_predicts_nothing() -> None:
     m = measured(inline=False, trials=())
     with pytest.raises(ValueError, match="measured"):
@@ -111,6 +128,7 @@ def test_smaller_samples_take_less_collating_and_memory() -> None:
     now, less = predict(m), predict(m, dtype="uint8")
     assert less.samples_per_s / now.samples_per_s == pytest.approx(0.014 / 0.011)
     assert less.memory_bytes < now.memory_bytes / 3
+    assert predict(m, dtype=torch.uint8) == less
 
 
 def test_the_samples_alone_do_where_the_loader_was_not_tried() -> None:

@@ -55,7 +55,7 @@ def profiled(dataset: Any, workers: int, step: float, seconds: float = 1.2, **mo
 
 @pytest.mark.slow
 def test_a_loop_whose_steps_set_the_pace() -> None:
-    report = profiled(Sleeping(0.001), 2, 0.04)
+    report = profiled(Sleeping(0.001, 4000), 2, 0.04)  # an epoch's beginning is a small part of it
     assert report.verdict.cause is Cause.NOTHING
     assert report.stall < 0.05
     assert report.data.ceiling is not None
@@ -141,6 +141,7 @@ def test_the_advice_is_followed_and_keeps_its_promise() -> None:
     report = profiled(Sleeping(0.02), 1, 0.03, seconds=2, check=True)
     assert report.checked is not None
     promised = report.checked.predicted
+    assert promised is not None
     assert promised.low * 0.9 <= report.checked.samples_per_s <= promised.high * 1.1
     assert report.checked.stall < report.stall
 
@@ -241,6 +242,10 @@ class TestWhatGoesWrong:
     def test_what_is_no_loader(self) -> None:
         with pytest.raises(TypeError, match="DataLoader"):
             penstock.profile([1, 2, 3])
+
+    def test_what_is_no_step(self) -> None:
+        with pytest.raises(TypeError, match="step should be callable"):
+            penstock.profile(penstock.DataLoader(Sleeping(0.0)), "x")  # type: ignore[arg-type]
 
     def test_too_little_to_see(self) -> None:
         loader = penstock.DataLoader(Sleeping(0.0, 0), batch_size=4)

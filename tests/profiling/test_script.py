@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_a_training_script_is_ended_when_enough_was_seen(tmp_path: Path) -> None
     assert ran.status == 0, ran.errors
     assert "cleaned up ['--lr', '3']" in ran.out
     assert "never" not in ran.out
+    assert re.search(r"penstock: the script was ended after 1 s of train.py:\d+ \(--seconds for", ran.errors)
     report = Report.load(tmp_path / "report.json")
     assert report.verdict.cause is Cause.STORAGE
     assert report.verdict.text.split(".")[0] in " ".join(ran.out.split())
@@ -108,6 +110,7 @@ def test_the_advice_is_checked_by_another_run(tmp_path: Path) -> None:
     checked = report.checked
     assert checked is not None
     assert checked.setting.startswith("num_workers=")
+    assert checked.predicted is not None
     assert checked.samples_per_s > checked.predicted.low * 0.8
     assert f"Checked with {checked.setting}" in ran.out
 
@@ -127,6 +130,24 @@ def test_a_script_without_a_loader_is_told_so(tmp_path: Path) -> None:
     ran = Ran("train.py", cwd=tmp_path)
     assert (ran.status, ran.out) == (7, "hello\n")
     assert "no loop over a DataLoader" in ran.errors
+
+
+def test_files_that_are_not_written_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "import sys\nsys.exit(7)\n")
+    (tmp_path / "old.json").write_text("{}")
+    ran = Ran("--json", "old.json", "--trace", "new.json", "train.py", cwd=tmp_path)
+    assert ran.status == 7
+    assert "old.json was not written, as nothing was profiled; the one there is older.\n" in ran.errors
+    assert "penstock: new.json was not written, as nothing was profiled.\n" in ran.errors
+    assert (tmp_path / "old.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "nosuch.module"], ["train.py", "--wrong"]])
+def test_a_script_that_could_not_begin_says_so_itself(tmp_path: Path, arguments: list[str]) -> None:
+    write(tmp_path, "import argparse\nargparse.ArgumentParser().parse_args()\n")
+    ran = Ran(*arguments, cwd=tmp_path)
+    assert ran.status in (1, 2)
+    assert "no loop over a DataLoader" not in ran.errors
 
 
 @pytest.mark.slow
@@ -155,7 +176,31 @@ def test_a_dataset_made_anew_for_each_epoch_is_one_loop(tmp_path: Path) -> None:
     assert ran.status == 0, ran.errors
     assert "never" not in ran.out
     assert "train.py:6 (2)" not in ran.out
+    assert "ended after 25 batches of train.py:6 (--batches for more)" in ran.errors
     assert Report.load(tmp_path / "report.json").data.loop.epochs > 1
+
+
+@pytest.mark.slow
+def test_an_iterable_dataset_made_anew_for_each_epoch_is_one_loop(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import torch
+        from torch.utils.data import DataLoader, IterableDataset
+
+        class Stream(IterableDataset):
+            def __iter__(self): return iter(torch.arange(40))
+
+        for epoch in range(4):
+            for batch in DataLoader(Stream(), batch_size=4):
+                pass
+        """,
+    )
+    ran = Ran("--seconds", "1", "--json", "report.json", "train.py", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    assert "(2)" not in ran.out
+    assert "was ended" not in ran.errors
+    assert Report.load(tmp_path / "report.json").data.loop.epochs == 4
 
 
 @pytest.mark.slow

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from penstock.profiling import figures
+from penstock.profiling.check import best_advice, checked, unchecked, why_none
 from penstock.profiling.data import Ceiling, Line, Measurement
 from penstock.profiling.diagnose import Cause
+from penstock.profiling.report import Report
 from penstock.profiling.verdict import judge
 from tests.profiling.made import SLOW, loop, measured, samples, trial, with_parts
 
@@ -162,6 +166,30 @@ def test_a_few_slow_samples_are_named() -> None:
     assert "80% of all loading time" in verdict.text
 
 
+def iterable(m: Measurement) -> Measurement:
+    return replace(m, setting=replace(m.setting, iterable=True, dataset_size=None))
+
+
+def test_more_workers_for_an_iterable_dataset_want_one_that_shares_its_samples_out() -> None:
+    verdict = judge(iterable(measured(workers=1, sample=0.01, step=0.04, cores=8)))
+    (more,) = verdict.advice
+    assert (more.setting, more.changes) == ("num_workers=3", {})
+    assert "get_worker_info" in more.why
+    assert "Best:" not in verdict.text
+    assert "Perhaps: num_workers=3 would remove the wait (250 samples/s), if the dataset" in verdict.text
+    assert best_advice(verdict) is None
+
+
+def test_for_an_iterable_dataset_what_is_right_in_any_case_comes_first() -> None:
+    """One worker gives every sample once; that several do is the dataset's own business."""
+    verdict = judge(iterable(measured(workers=0, sample=0.01, step=0.04, cores=8)))
+    assert [advice.setting for advice in verdict.advice] == ["num_workers=1", "num_workers=3"]
+    assert verdict.advice[0].changes == {"num_workers": 1}
+    assert "Best: num_workers=1 " in verdict.text
+    fewer = judge(iterable(measured(workers=4, sample=0.005, step=0.2)))
+    assert [advice.changes for advice in fewer.advice] == [{"num_workers": 1}]
+
+
 def test_short_epochs_want_workers_that_persist() -> None:
     m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.0, 0.02, epoch_gap_s=0.5, epochs=3))
     m = replace(m, setting=replace(m.setting, epoch_batches=10))
@@ -170,6 +198,79 @@ def test_short_epochs_want_workers_that_persist() -> None:
     assert verdict.advice[0].changes == {"persistent_workers": True}
     long = replace(m, setting=replace(m.setting, epoch_batches=10_000))
     assert judge(long).cause is Cause.NOTHING
+
+
+def short_epochs(**more: Any) -> Measurement:
+    m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.002, 0.018, epoch_gap_s=0.82, **more))
+    return replace(m, setting=replace(m.setting, epoch_batches=10))
+
+
+def test_workers_that_persist_are_not_the_best_where_one_epoch_may_be_all() -> None:
+    m = short_epochs(epochs=1, first_batch_s=0.84)
+    m = with_parts(replace(m, loop=replace(m.loop, epoch_gap_s=None)), dataset=0.001)
+    verdict = judge(m)
+    assert verdict.cause is Cause.STARTUP
+    assert verdict.advice[-1].setting == "persistent_workers=True"
+    assert verdict.advice[-1].why.endswith("if there are more epochs")
+    assert verdict.advice[-1].changes == {}
+    assert "Best: persistent" not in verdict.text
+    assert "if there are more epochs" in verdict.text
+
+
+@pytest.mark.parametrize("loader", ["penstock", "torch"])
+def test_a_cache_is_advised_of_whatever_loader_and_noise(loader: str) -> None:
+    m = with_parts(measured(workers=2, sample=0.01, step=0.03, cores=2), dataset=0.01)
+    noisy = tuple(replace(t, spread=0.3, loader=loader) for t in m.trials)
+    m = replace(m, trials=noisy, setting=replace(m.setting, loader=loader))
+    assert "penstock.cache(dataset)" in settings_of(m)
+    assert "no setting that helps" not in judge(m).text
+
+
+def test_advice_without_a_figure_is_checked_as_well_or_it_is_told_why_not() -> None:
+    verdict = judge(short_epochs(epochs=3))
+    advice = best_advice(verdict)
+    assert advice is not None
+    assert advice.changes == {"persistent_workers": True}
+    after = short_epochs(epochs=3)
+    text = str(Report(after, checked(advice, after)))
+    assert "Checked with persistent_workers=True: 100 samples/s (before 100), waits 82%" in text
+    alone = judge(iterable(measured(workers=1, sample=0.01, step=0.04, cores=8)))
+    assert why_none(alone).startswith("num_workers=3 is right only if the dataset shares")
+    assert "Not measured: what comes of following" in str(Report(unchecked(after, why_none(alone))))
+
+
+def test_the_share_of_waiting_counts_the_beginning_of_epochs() -> None:
+    m = short_epochs(epochs=3)
+    waited = (0.002 + 0.08) / (0.02 + 0.08)
+    report = Report(m)
+    assert report.stall == pytest.approx(waited)
+    assert report.stall == pytest.approx(report.predict().stall, abs=0.03)
+    assert "waits 82% of the time" in report.verdict.text
+    assert figures.waited_share(measured(workers=1, sample=0.01, step=0.04)) == pytest.approx(0.6)
+
+
+def test_a_loop_that_waits_for_nothing_but_the_beginning_of_its_epochs_is_told_so() -> None:
+    m = measured(workers=2, sample=0.001, step=0.02, loop=loop(0.0, 0.02, epoch_gap_s=0.08, epochs=3))
+    verdict = judge(replace(m, setting=replace(m.setting, epoch_batches=20)))
+    assert verdict.cause is Cause.STARTUP
+    assert "waits 13% of the time" in verdict.text
+
+
+def test_what_promises_no_more_than_there_is_now_is_not_called_the_best() -> None:
+    m = measured(workers=8, sample=0.01, step=0.0, cores=2, ceiling=None, loop=loop(0.05, 1e-6))
+    verdict = judge(m)
+    assert verdict.cause is Cause.CPU
+    assert [advice.setting for advice in verdict.advice] == ["num_workers=2"]
+    assert "Best" not in verdict.text
+    assert "(num_workers=2 would do as well: it is as fast" in verdict.text
+    faster = replace(m, loop=loop(0.04, 1e-6))  # than the model has it
+    assert judge(faster).advice == ()
+
+
+def test_a_disturbed_loop_does_not_make_fewer_workers_the_faster() -> None:
+    """One worker is expected to do better than the loop did, but not than two are expected to."""
+    m = measured(workers=2, sample=0.01, step=0.01, cores=2, loop=loop(0.1, 0.01))
+    assert settings_of(m) == []
 
 
 def test_without_any_detail_it_says_what_it_does_not_know() -> None:

@@ -1,13 +1,20 @@
 """`penstock profile`."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from penstock.integrations.profile import Outcome
+
+SAID_WHY = (1, 2)
+"""A script that ends like this has said why: no such module, an error of its own, wrong arguments."""
 File = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
@@ -50,7 +57,7 @@ def profile(
 
     SCRIPT runs as it is, with torch's or Penstock's loaders, until enough was seen of one of its loops.
     """
-    from penstock.integrations.profile import Outcome, check_advice, profile_script
+    from penstock.integrations.profile import check_advice, profile_script
     from penstock.integrations.profiled import Options
 
     _require(html)
@@ -60,17 +67,19 @@ def profile(
     program = [*(["-m"] if as_module else []), script, *arguments]
     options = Options("", batches, seconds, shown)
     try:
-        outcome: Outcome = profile_script(program, options)
+        outcome = profile_script(program, options)
         loops = list(outcome.loops)
         if check and loops and not outcome.failed:
             loops[0] = check_advice(loops[0], program, options)
     except OSError as error:
         raise click.ClickException(f"can't start Python: {error.strerror}") from error
     _show(loops)
-    _tell(outcome.status, bool(loops), outcome.failed, outcome.ended_early, outcome.short)
+    _tell(outcome)
     if loops:
         for path, write in ((html, loops[0].html), (trace, loops[0].trace), (data, loops[0].save)):
             _write(path, write)
+    else:
+        _tell_unwritten(html, trace, data)
     sys.exit(outcome.status)
 
 
@@ -93,16 +102,31 @@ def _show(loops: list[Any]) -> None:
         console.print(report, highlight=False)
 
 
-def _tell(status: int, found: bool, failed: bool, ended_early: bool, short: tuple[str, ...]) -> None:
+def _tell(outcome: Outcome) -> None:
     """What else is to be said, on standard error."""
-    lines = [f"not profiled: {each}" for each in short]
-    if ended_early:
+    found, status = bool(outcome.loops), outcome.status
+    lines = [f"not profiled: {each}" for each in outcome.short]
+    if outcome.cut:
+        lines.append(f"the script was ended after {outcome.cut}")
+    if outcome.ended_early:
         lines.append(f"the script was ended (status {status}) before anything could be written down.")
-    elif failed:
+    elif outcome.failed:
         what = "this is what was seen until then" if found else "there was no loop to be seen until then"
         lines.append(f"the script failed: {what}.")
-    elif not found and not short:
+    elif not found and not outcome.short and status not in SAID_WHY:
         lines.append("the script's main thread has no loop over a DataLoader, so there is nothing to tell.")
+    _say(lines)
+
+
+def _tell_unwritten(*paths: Path | None) -> None:
+    """Which of the files were asked for in vain."""
+    for path in paths:
+        if path is not None:
+            older = "; the one there is older" if path.exists() else ""
+            _say([f"{path} was not written, as nothing was profiled{older}."])
+
+
+def _say(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(f"penstock: {line}", err=True)
 

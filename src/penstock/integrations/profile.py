@@ -15,7 +15,7 @@ from typing import Any
 from penstock.integrations.profiled import VARIABLE, Options
 from penstock.integrations.run import VARIABLE as RUN_VARIABLE
 from penstock.integrations.run import command
-from penstock.profiling.check import best_advice, checked
+from penstock.profiling.check import best_advice, checked, unchecked, why_none
 from penstock.profiling.data import Measurement, from_plain
 from penstock.profiling.report import Report
 
@@ -30,6 +30,7 @@ class Outcome:
         failed: it ended by an exception.
         short: the loops that were too short.
         ended_early: it left nothing behind: it was killed, or ended at once.
+        cut: after how much of which loop it was ended, as enough was seen; empty where it went to its end.
     """
 
     status: int
@@ -37,6 +38,7 @@ class Outcome:
     failed: bool = False
     short: tuple[str, ...] = ()
     ended_early: bool = False
+    cut: str = ""
 
 
 def profile_script(program: Sequence[str], options: Options) -> Outcome:
@@ -60,16 +62,18 @@ def check_advice(report: Report, program: Sequence[str], options: Options) -> Re
     """Run the program once more, with the best advice followed, and put what came of it into the report."""
     advice = best_advice(report.verdict)
     if advice is None:
-        return report
+        return Report(unchecked(report.data, why_none(report.verdict)))
     again = replace(options, where=report.data.setting.where, changes=advice.changes)
     loops = profile_script(program, again).loops
     after = next((each for each in loops if each.data.setting.where == report.data.setting.where), None)
-    return report if after is None else Report(report.data, checked(advice, after.data))
+    if after is None:
+        return Report(unchecked(report.data, f"with {advice.setting} the script didn't come as far"))
+    return Report(report.data, checked(advice, after.data))
 
 
 def _outcome(status: int, plain: dict[str, Any]) -> Outcome:
     loops = tuple(Report(from_plain(Measurement, each)) for each in plain["loops"])
-    return Outcome(status, loops, plain["failed"], tuple(plain["short"]))
+    return Outcome(status, loops, plain["failed"], tuple(plain["short"]), cut=plain["cut"])
 
 
 def _run(line: list[str], environment: dict[str, str]) -> int:

@@ -82,7 +82,7 @@ class _Site:
 
     def resembles(self, loader: Any) -> bool:
         """Whether it is over a dataset that may have been made anew in the place of the last one."""
-        return not self.watch.iterating and None not in self.likeness and _likeness(loader) == self.likeness
+        return not self.watch.iterating and _likeness(loader) == self.likeness
 
     def follow(self, loader: Any, dataset: Any) -> None:
         """It goes on with this loader."""
@@ -92,7 +92,7 @@ class _Site:
 
 
 def _likeness(loader: Any) -> tuple[Any, ...]:
-    """All but what `_change` may change; a None in it keeps loops apart."""
+    """All but what `_change` may change; of one class, to have no length is to have the same."""
     from penstock.profiling.measure import length
 
     return type(loader.dataset), length(loader.dataset), type(loader.sampler), loader.batch_size or 0
@@ -106,6 +106,7 @@ class _Session:
         self._sites: dict[str, _Site] = {}
         self._live: Live | None = None
         self._ours = False
+        self._cut = ""
 
     def install(self) -> None:
         """See every loop over a loader begin."""
@@ -154,7 +155,7 @@ class _Session:
             self._live.__enter__()
         site.follow(loader, dataset)
         if site.watch.over:
-            raise EnoughSeen
+            self._leave(site)
         return site.watch.iterate(lambda: original(loader), functools.partial(self._end_of_epoch, site))
 
     def _change(self, loader: Any) -> None:
@@ -175,9 +176,13 @@ class _Session:
         if site.details is None:
             self._measure(site)
         if watch.over:
-            self._leave()
+            self._leave(site)
 
-    def _leave(self) -> NoReturn:
+    def _leave(self, site: _Site) -> NoReturn:
+        watch, where = site.watch, site.setting.where
+        self._cut = f"{watch.limits.seconds:g} s of {where} (--seconds for more)"
+        if watch.limits.batches is not None and watch.recorder.batches >= watch.limits.batches:
+            self._cut = f"{watch.limits.batches} batches of {where} (--batches for more)"
         raise EnoughSeen
 
     def _measure(self, site: _Site) -> None:
@@ -211,7 +216,7 @@ class _Session:
     def _report(self, failed: bool) -> dict[str, Any]:
         """The loops, that which took most time first."""
         if not self._sites:  # torch may not even have been imported
-            return {"failed": failed, "loops": [], "short": []}
+            return {"failed": failed, "loops": [], "short": [], "cut": ""}
         from penstock.profiling.data import to_plain
         from penstock.profiling.measure import Details, NothingToProfile, assemble, machine
 
@@ -224,4 +229,5 @@ class _Session:
                 measured.append(assemble(site.watch, site.details or Details(), site.setting, machine()))
             except NothingToProfile as error:
                 short.append(f"{site.setting.where}: {error}")
-        return {"failed": failed, "loops": [to_plain(m) for m in measured], "short": short}
+        loops = [to_plain(m) for m in measured]
+        return {"failed": failed, "loops": loops, "short": short, "cut": self._cut}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,16 @@ FILL_S = 60.0
 """A cache that takes longer to fill isn't tried."""
 WORTH = 1.05
 """A change that brings less than this factor isn't advised."""
+AS_GOOD = 0.97
+"""Fewer workers that keep this factor are."""
+CACHE_WORTH = 1.25
+"""A cache takes memory, and a while to fill: it has to bring more."""
+MORE_EPOCHS = "there are more epochs"
+SHARED = (
+    "the dataset shares its samples out among its workers (get_worker_info; "
+    "penstock.DistributedIterableDataset does)"
+)
+"""Else each of an iterable dataset's workers gives all of its samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class Advice:
     prediction: Prediction | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     """The loader's arguments that it sets, where it is only those: `--check` applies them."""
+    only_if: str = ""
+    """What has to hold and can't be told from here, if anything; `why` says it as well."""
 
 
 def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
@@ -42,7 +55,19 @@ def advise(m: Measurement, cause: Cause) -> tuple[Advice, ...]:
         found += [each for each in _general(m, cause) if each.setting not in known]
     if cause in (Cause.CPU, Cause.STARTUP) and not any("num_workers" in a.setting for a in found):
         found += _as_good_with_fewer(m)
-    return tuple(found)
+    found = [each for each in found if gains(m, each) or _as_good(m, each)]
+    return tuple(sorted(found, key=lambda each: (bool(each.only_if), not gains(m, each))))
+
+
+def gains(m: Measurement, advice: Advice) -> bool:
+    """Whether it promises more than there is now."""
+    return advice.prediction is None or _rate_of(advice) >= WORTH * figures.samples_per_s(m)
+
+
+def _as_good(m: Measurement, advice: Advice) -> bool:
+    """Whether it does what there is now, with fewer workers."""
+    fewer = advice.changes.get("num_workers", math.inf) < m.setting.num_workers
+    return fewer and _rate_of(advice) >= AS_GOOD * figures.samples_per_s(m)
 
 
 def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
@@ -50,10 +75,7 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
     if cause is Cause.CHEAP and setting.num_workers:
         yield _with(m, 0, "the loop's own process makes a batch sooner than a worker hands it over")
     if cause is Cause.STARTUP and setting.num_workers and not setting.persistent_workers:
-        changes: dict[str, Any] = {"persistent_workers": True}
-        yield Advice(
-            "persistent_workers=True", "the workers start once instead of in every epoch", None, changes
-        )
+        yield _persistent(m)
     if cause is Cause.OUTLIERS and m.samples is not None and m.samples.slowest:
         slow = m.samples.slowest[0]
         what = slow.path or f"sample {slow.index}"
@@ -84,13 +106,21 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
         )
 
 
+def _persistent(m: Measurement) -> Advice:
+    """Where only one epoch was seen, that may be all there is."""
+    why = "the workers start once instead of in every epoch"
+    if m.loop.epochs == 1:
+        return Advice("persistent_workers=True", f"{why}, if {MORE_EPOCHS}", only_if=MORE_EPOCHS)
+    return Advice("persistent_workers=True", why, None, {"persistent_workers": True})
+
+
 def _general(m: Measurement, cause: Cause) -> Iterator[Advice]:
     """More workers, a cache, both; what helps most first, the smaller change before the larger."""
     cores = m.machine.cores
     most = 4 * cores if cause is Cause.STORAGE else cores
     found = []
     if cause not in (Cause.SERIALISED, Cause.STARTUP):
-        found += list(_enough_workers(m, "", up_to=_affordable(m, most)))
+        found += list(_enough_workers(m, _affordable(m, most)))
     cached = _caches(m)[:1]
     found += [advice for advice, _ in cached]
     fast = [a for a in found if a.prediction is not None and a.prediction.stall < ENOUGH]
@@ -119,21 +149,34 @@ def _as_good_with_fewer(m: Measurement) -> Iterator[Advice]:
     """Where there are more workers than cores: fewer start sooner and get in each other's way less."""
     now = _rate(m, m.setting.num_workers)
     for n in range(1, min(m.setting.num_workers, m.machine.cores + 1)):
-        if _rate(m, n) >= 0.97 * now:
+        if _rate(m, n) >= AS_GOOD * now:
             yield _with(m, n, "it is as fast, and fewer workers start sooner")
             return
 
 
-def _enough_workers(m: Measurement, why: str, up_to: int) -> Iterator[Advice]:
-    """The fewest with which the loop no longer waits, or those with which it waits least."""
+def _enough_workers(m: Measurement, up_to: int) -> Iterator[Advice]:
+    """The fewest with which the loop no longer waits, or those with which it waits least; of an iterable
+    dataset the best that is right in any case, too."""
     counts = [n for n in range(up_to + 1) if n != m.setting.num_workers]
+    any_case = [n for n in counts if not _shares_out(m, n)]
+    found = {n: None for each in (any_case, counts) if (n := _best_count(m, each)) is not None}
+    for n in found:
+        more = n > m.setting.num_workers
+        yield _with(m, n, "more samples are made at once" if more else "it has less to hand over")
+
+
+def _best_count(m: Measurement, counts: list[int]) -> int | None:
+    """None where none of them brings much."""
     few = _fewest(m, counts)
     if few is None and counts:
         few = max(counts, key=lambda n: (round(_rate(m, n) / _rate(m, m.setting.num_workers), 2), -n))
-    if few is None or _rate(m, few) < WORTH * figures.samples_per_s(m):
-        return
-    more = few > m.setting.num_workers
-    yield _with(m, few, why or ("more samples are made at once" if more else "it has less to hand over"))
+    now = max(figures.samples_per_s(m), _rate(m, m.setting.num_workers))  # which may have been disturbed
+    return few if few is not None and _rate(m, few) >= WORTH * now else None
+
+
+def _shares_out(m: Measurement, workers: int) -> bool:
+    """Whether so many workers give every sample once only if the dataset sees to it."""
+    return m.setting.iterable and workers > max(1, m.setting.num_workers)
 
 
 def _fewest(m: Measurement, counts: Iterable[int]) -> int | None:
@@ -162,7 +205,9 @@ def _caches(m: Measurement) -> list[tuple[Advice, str]]:
 
 def _cache_after(m: Measurement, part: Part) -> Advice | None:
     expected = _try(m, cache_after=part.name)
-    if expected is None or part.wall_s < CACHE_SAMPLE_S or expected.low < WORTH * figures.samples_per_s(m):
+    if expected is None or part.wall_s < CACHE_SAMPLE_S:
+        return None
+    if expected.samples_per_s < CACHE_WORTH * figures.samples_per_s(m):
         return None
     if expected.memory_bytes > 0.5 * m.machine.memory_bytes:
         return None
@@ -210,8 +255,10 @@ def _affordable(m: Measurement, most: int) -> int:
 
 
 def _with(m: Measurement, workers: int, why: str) -> Advice:
-    changes: dict[str, Any] = {"num_workers": workers}
-    return Advice(f"num_workers={workers}", why, _try(m, num_workers=workers), changes)
+    setting, expected = f"num_workers={workers}", _try(m, num_workers=workers)
+    if _shares_out(m, workers):
+        return Advice(setting, f"{why}, if {SHARED}", expected, only_if=SHARED)
+    return Advice(setting, why, expected, {"num_workers": workers})
 
 
 def _try(m: Measurement, **settings: Any) -> Prediction | None:

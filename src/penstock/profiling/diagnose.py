@@ -9,6 +9,8 @@ from penstock.profiling.data import Measurement, Samples
 
 ENOUGH = 0.05
 """A loop that waits less than this share of its time is held back by its steps."""
+LONG_START = 0.1
+"""From this share of an epoch on, its beginning is told of, if there is nothing else to wait for."""
 WORTH_IT = 0.7
 """From this share of their rate on, workers aren't worth twice the computing."""
 
@@ -30,7 +32,7 @@ class Cause(enum.Enum):
 
 def diagnose(m: Measurement) -> Cause:
     """The cause that comes first: a loop may have several, but the others matter only after it."""
-    stall = max(figures.waited_share(m.loop), figures.lost_share(m) if m.ceiling else 0.0)
+    stall = max(figures.waited_in_epochs(m.loop), figures.lost_in_epochs(m) if m.ceiling else 0.0)
     startup = figures.startup_share(m)
     cheap = workers_only_cost(m)
     if cheap and (stall >= ENOUGH or startup >= ENOUGH):
@@ -38,7 +40,7 @@ def diagnose(m: Measurement) -> Cause:
     if startup >= 0.25 and startup >= stall * (1 - startup):
         return Cause.STARTUP
     if stall < ENOUGH:
-        return Cause.NOTHING
+        return Cause.STARTUP if startup >= LONG_START else Cause.NOTHING
     return _of_loading(m)
 
 

@@ -16,10 +16,17 @@ def mean(values: Iterable[float]) -> float:
     return fmean(known) if known else 0.0
 
 
-def waited_share(loop: Loop) -> float:
-    """The share of the loop's time that went by waiting, between the first batch and the last."""
+def waited_in_epochs(loop: Loop) -> float:
+    """The share of the loop's time that went by waiting, between an epoch's first batch and its last."""
     total = loop.waited_s + loop.stepped_s
     return loop.waited_s / total if total > 0 else 0.0
+
+
+def waited_share(m: Measurement) -> float:
+    """The share of the loop's time that went by waiting; where epochs have an end, their beginning counts."""
+    startup = startup_each_s(m)
+    total = period(m.loop) + startup
+    return (mean(m.loop.waits) + startup) / total if total > 0 else 0.0
 
 
 def period(loop: Loop) -> float:
@@ -51,9 +58,15 @@ def samples_per_s(m: Measurement) -> float:
     return batch_size(m) / each if each > 0 else 0.0
 
 
-def lost_share(m: Measurement) -> float:
-    """How much slower the loop is than with data for free."""
+def lost_in_epochs(m: Measurement) -> float:
+    """How much slower the loop is than with data for free, between an epoch's first batch and its last."""
     each = period(m.loop)
+    return max(0.0, 1 - step_s(m) / each) if each > 0 else 0.0
+
+
+def lost_share(m: Measurement) -> float:
+    """The same with the beginning of epochs."""
+    each = period(m.loop) + startup_each_s(m)
     return max(0.0, 1 - step_s(m) / each) if each > 0 else 0.0
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.table import Table
 
-from penstock.profiling.figures import mean, waited_share
+from penstock.profiling.figures import mean, waited_in_epochs
 from penstock.profiling.words import count, duration, share
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def _table(watch: Watch) -> Table:
         rate = f"{loop.samples / max(loop.waited_s + loop.stepped_s, 1e-9):,.0f} samples/s"
         table.add_row("", count(watch.recorder.batches, "batch"), rate)
         table.add_row(
-            "", f"waits {share(waited_share(loop))} of the time", f"a step takes {duration(mean(loop.steps))}"
+            "",
+            f"waits {share(waited_in_epochs(loop))} of the time",
+            f"a step takes {duration(mean(loop.steps))}",
         )
         if watch.levels:
             table.add_row("", f"{watch.levels[-1].slots} slots of shared memory in use", "")

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from penstock.profiling import figures
 from penstock.profiling.data import Measurement, Part, Trial
+
+if TYPE_CHECKING:
+    import torch
 
 KNEE = 6
 """Near the point where two stages are equally slow, the pipeline falls short of both: a power mean of this
@@ -50,7 +54,8 @@ class Checked:
     """An advice that was followed: what it promised, and what came of it."""
 
     setting: str
-    predicted: Prediction
+    predicted: Prediction | None
+    """None where the advice promised no figure."""
     samples_per_s: float
     stall: float
 
@@ -73,22 +78,33 @@ def predict(
     m: Measurement,
     num_workers: int | None = None,
     cache_after: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     prefetch_factor: int | None = None,
 ) -> Prediction:
     """What the measured loop would do with these settings; what is None stays as it was.
 
     Raises:
+        TypeError: if a number isn't whole.
         ValueError: if the setting can't be, or nothing was measured that tells.
     """
-    workers = m.setting.num_workers if num_workers is None else num_workers
-    if workers < 0:
-        raise ValueError(f"num_workers should be 0 or more, got {workers}")
+    workers = m.setting.num_workers if num_workers is None else _whole("num_workers", num_workers, 0)
+    if prefetch_factor is not None:
+        _whole("prefetch_factor", prefetch_factor, 1)
     saving = _saving(m, cache_after, dtype)
     bounds = _inline(m, saving) if workers == 0 else _pooled(m, workers, saving)
-    startup = figures.startup_each_s(m) if workers and m.setting.num_workers else 0.0
+    only_of_workers = m.setting.num_workers and not workers
+    startup = 0.0 if only_of_workers else figures.startup_each_s(m)
     error, memory = _error(m, workers, cache_after, dtype), _memory(m, workers, prefetch_factor, saving)
     return _conclude(m, bounds, startup, error, memory)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    """A number of something, as predictions take it."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):  # NumPy's integers have it
+        raise TypeError(f"{name} should be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} should be {least} or more, got {value}")
+    return value
 
 
 def _conclude(
@@ -169,7 +185,7 @@ def _loader_rate(m: Measurement, trials: dict[int, Trial], workers: int, each: f
     return max(rate, min(rate * workers / below, room))
 
 
-def _saving(m: Measurement, cache_after: str | None, dtype: str | None) -> _Saving:
+def _saving(m: Measurement, cache_after: str | None, dtype: str | torch.dtype | None) -> _Saving:
     wall = cpu = 0.0
     cached, size, reads = 0, 1.0, True
     samples = m.samples
@@ -213,8 +229,8 @@ def prefix(m: Measurement, name: str) -> tuple[Part, ...]:
     return before
 
 
-def _size_ratio(m: Measurement, dtype: str) -> float:
-    name = dtype.removeprefix("torch.")
+def _size_ratio(m: Measurement, dtype: str | torch.dtype) -> float:
+    name = str(dtype).removeprefix("torch.")
     if name not in SIZES:
         raise ValueError(f"dtype should be one of {', '.join(SIZES)}, got {dtype!r}")
     now = m.samples.dtype if m.samples is not None else None
@@ -231,7 +247,7 @@ def _memory(m: Measurement, workers: int, prefetch_factor: int | None, saving: _
     return int(workers * each + batches + saving.cached_bytes)
 
 
-def _error(m: Measurement, workers: int, cache_after: str | None, dtype: str | None) -> float:
+def _error(m: Measurement, workers: int, cache_after: str | None, dtype: str | torch.dtype | None) -> float:
     trials = figures.trials_of(m)
     noise = max((t.spread for t in trials.values()), default=0.1)
     beyond = bool(trials) and workers > max(trials)

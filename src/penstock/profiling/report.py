@@ -6,12 +6,15 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.profiling import figures
 from penstock.profiling.data import VERSION, Measurement, from_plain, to_plain
 from penstock.profiling.predict import Checked, Prediction, predict
 from penstock.profiling.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    import torch
 
 FilePath = str | os.PathLike[str]
 
@@ -34,8 +37,9 @@ class Report:
 
     @property
     def stall(self) -> float:
-        """The share of the loop's time that went by waiting for data."""
-        return figures.waited_share(self.data.loop)
+        """The share of the loop's time that went by waiting for data; where epochs have an end, with their
+        beginning."""
+        return figures.waited_share(self.data)
 
     @property
     def samples_per_s(self) -> float:
@@ -46,7 +50,7 @@ class Report:
         self,
         num_workers: int | None = None,
         cache_after: str | None = None,
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         prefetch_factor: int | None = None,
     ) -> Prediction:
         """What the loop would do with other settings; what isn't named stays as it is.
@@ -54,6 +58,7 @@ class Report:
         `cache_after` is the name of a part (``report.data.samples.parts``).
 
         Raises:
+            TypeError: if a number isn't whole.
             ValueError: if a setting can't be, or what it depends on wasn't measured.
         """
         return predict(self.data, num_workers, cache_after, dtype, prefetch_factor)
@@ -85,7 +90,10 @@ class Report:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)} is no JSON: {error}") from error
-        return cls.from_dict(plain)
+        try:
+            return cls.from_dict(plain)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
 
     @classmethod
     def from_dict(cls, plain: Any) -> Report:

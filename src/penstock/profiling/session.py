@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock.profiling.apply import apply
-from penstock.profiling.check import best_advice, checked
+from penstock.profiling.check import best_advice, checked, unchecked, why_none
 from penstock.profiling.live import Live
 from penstock.profiling.measure import (
     Details,
@@ -40,11 +40,13 @@ def profile(
     error what it is at; by default, on a terminal.
 
     Raises:
-        TypeError: if `loader` is no DataLoader.
+        TypeError: if `loader` is no DataLoader, or `step` can't be called.
         ValueError: if it gives fewer than three batches, or a limit isn't positive.
         Exception: whatever the loader or `step` raises.
     """
     require_loader(loader)
+    if step is not None and not callable(step):
+        raise TypeError(f"step should be callable with a batch, got {step!r}")
     if seconds <= 0 or (batches is not None and batches < 3):
         raise ValueError(f"at least 3 batches and some seconds are needed, got {batches=} and {seconds=}")
     limits = Limits(batches, seconds)
@@ -62,7 +64,7 @@ def _checked(report: Report, loader: Any, step: Any, limits: Limits, view: Live)
     """Follow the best advice that only sets arguments of the loader, and measure the loop again."""
     advice = best_advice(report.verdict)
     if advice is None:
-        return report
+        return Report(unchecked(report.data, why_none(report.verdict)))
     view.say(f"following the advice: {advice.setting}")
     changed = apply(loader, advice.changes)
     with warnings.catch_warnings():

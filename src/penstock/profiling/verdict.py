@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from penstock.profiling import figures
-from penstock.profiling.advise import Advice, advise
+from penstock.profiling.advise import Advice, advise, gains
 from penstock.profiling.data import Measurement, Part, Samples
 from penstock.profiling.diagnose import Cause, diagnose
 from penstock.profiling.words import count, duration, rate, share, size
@@ -46,7 +46,7 @@ def _headline(m: Measurement, cause: Cause) -> str:
     speed = f"{rate(figures.samples_per_s(m))} samples/s"
     if not figures.has_step(m):
         return f"Your loop does next to nothing with its batches, so this is the loader alone: {speed}."
-    waited = figures.waited_share(m.loop)
+    waited = figures.waited_share(m)
     if cause is Cause.NOTHING:
         much = "doesn't wait for data" if waited < 0.01 else f"waits {share(waited)} of the time"
         return f"Your loop {much}: the training step sets the pace, with {speed}."
@@ -153,19 +153,21 @@ def _spoken(part: Part) -> str:
 
 
 def _what_to_do(m: Measurement, cause: Cause, advice: tuple[Advice, ...]) -> Iterator[str]:
-    if cause is Cause.NOTHING:
-        for each in advice:
-            yield f"({each.setting} would do as well: {each.why}.)"
-        return
-    for place, each in enumerate(advice[:2]):
-        yield f"{'Or' if place else 'Best'}: {each.setting}{_promise(m, each)}."
+    helping = () if cause is Cause.NOTHING else tuple(each for each in advice if gains(m, each))
+    for place, each in enumerate(helping[:2]):
+        word = "Or" if place else "Perhaps" if each.only_if else "Best"
+        given = f", if {each.only_if}" if each.only_if and each.prediction is not None else ""
+        yield f"{word}: {each.setting}{_promise(m, each)}{given}."
     if not advice and cause is Cause.CHEAP:
         yield "num_workers=0 is right."
-    if not advice and cause is Cause.CPU:
+    if not helping and cause is Cause.CPU:
         yield (
             f"With {count(m.setting.num_workers, 'worker')} on {count(m.machine.cores, 'core')} there is no "
             "setting that helps: only cheaper samples do."
         )
+    for each in advice:
+        if not helping:
+            yield f"({each.setting} would do as well: {each.why}.)"
 
 
 def _promise(m: Measurement, advice: Advice) -> str:

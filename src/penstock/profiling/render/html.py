@@ -68,9 +68,11 @@ def _sections(m: Measurement, verdict: Verdict, checked: Checked | None) -> Iter
             [(a.setting, *_figures(a.prediction), a.why) for a in verdict.advice],
         )
     if checked is not None:
+        expected = checked.predicted
+        beside = f", predicted {rate(expected.samples_per_s)}" if expected is not None else ""
         yield (
             f'<p id="checked">Checked with <code>{escape(checked.setting)}</code>: '
-            f"{rate(checked.samples_per_s)} samples/s, predicted {rate(checked.predicted.samples_per_s)}.</p>"
+            f"{rate(checked.samples_per_s)} samples/s{beside}.</p>"
         )
     yield "<h2>Measured</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in verdict.evidence) + "</ul>"
     yield _table("figures", ("figure", "value"), _of_loop(m))
@@ -93,7 +95,7 @@ def _figures(expected: Prediction | None) -> tuple[str, str]:
 def _of_loop(m: Measurement) -> list[tuple[str, str]]:
     return [
         ("samples per second", rate(figures.samples_per_s(m))),
-        ("share of the time waited", share(figures.waited_share(m.loop))),
+        ("share of the time waited", share(figures.waited_share(m))),
         ("a step", duration(figures.step_s(m))),
         ("first batch", duration(m.loop.first_batch_s)),
         (

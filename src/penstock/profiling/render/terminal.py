@@ -41,11 +41,7 @@ def _sections(m: Measurement, verdict: Verdict, checked: Checked | None) -> Iter
         yield Text("\nWhat to change")
         yield Padding(_advice(verdict), (0, 0, 0, 2))
     if checked is not None:
-        yield Text(
-            f"\nChecked with {checked.setting}: {rate(checked.samples_per_s)} samples/s "
-            f"(predicted {rate(checked.predicted.samples_per_s)}), waits {share(checked.stall)} of the time "
-            f"(predicted {share(checked.predicted.stall)})"
-        )
+        yield Text(_checked(m, checked))
     yield Text("\nMeasured")
     for line in verdict.evidence:
         yield Padding(Text(line), (0, 0, 0, 2))
@@ -56,6 +52,17 @@ def _sections(m: Measurement, verdict: Verdict, checked: Checked | None) -> Iter
         yield Padding(_workers(m), (0, 0, 0, 2))
     for problem in m.problems:
         yield Text(f"Not measured: {problem}", style="yellow")
+
+
+def _checked(m: Measurement, checked: Checked) -> str:
+    """Beside what was predicted, or else beside what was before."""
+    word, rated, waits = "before", figures.samples_per_s(m), figures.waited_share(m)
+    if checked.predicted is not None:
+        word, rated, waits = "predicted", checked.predicted.samples_per_s, checked.predicted.stall
+    return (
+        f"\nChecked with {checked.setting}: {rate(checked.samples_per_s)} samples/s ({word} {rate(rated)}), "
+        f"waits {share(checked.stall)} of the time ({word} {share(waits)})"
+    )
 
 
 def _table(*headings: str) -> Table:
