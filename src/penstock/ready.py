@@ -28,8 +28,10 @@ class BatchesAtOnce(Batches, Protocol):
     """Those that may be had several at once."""
 
     def take(self, most: int) -> Block | None:
-        """The next so many, or fewer, but none only at the end; None if they can't be had so. It draws nothing
-        earlier than torch does, where others see that."""
+        """The next so many, or fewer, but none only at the end; None if they can't be had so.
+
+        It draws nothing earlier than torch does, where others see that.
+        """
 
 
 class PushedBack:
