@@ -415,7 +415,7 @@ def test_what_only_workers_can_do_keeps_one(options: dict[str, Any]) -> None:
 
 def test_there_are_no_more_workers_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.loader.session.available_memory", lambda: 0)
-    for batches, epochs in ((40, 1), (1, 20)):
+    for batches, epochs in ((40, 1), (1, 12)):
         loader = DataLoader(Hooked(sleep, batches), batch_size=1, num_workers="auto")
         for _ in range(epochs):
             for _ in loader:
