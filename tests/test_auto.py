@@ -350,6 +350,20 @@ def test_none_for_the_first_example_of_the_article() -> None:
     assert settled_on(lambda: DataLoader(dataset, batch_size=32, shuffle=True, num_workers="auto"), 0)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_none_for_samples_that_cost_nothing_in_epochs_of_a_few_batches(persistent: bool) -> None:
+    for _ in range(4):  # as in `settled_on`
+        loader = DataLoader(Squares(24), batch_size=8, num_workers="auto", persistent_workers=persistent)
+        for _ in range(60):
+            for _ in loader:
+                pass
+        last = loader.stats().decisions[-1]
+        loader.close()
+        if (last.workers, last.settled) == (0, True):
+            return
+    pytest.fail(last.why)
+
+
 def test_once_all_samples_are_cached_there_are_none() -> None:
     options: dict[str, Any] = {"batch_size": 4, "num_workers": "auto"}
     with DataLoader(penstock.cache(Squares(40)), **options) as loader:
@@ -401,11 +415,13 @@ def test_what_only_workers_can_do_keeps_one(options: dict[str, Any]) -> None:
 
 def test_there_are_no_more_workers_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.loader.session.available_memory", lambda: 0)
-    loader = DataLoader(Hooked(sleep, 40), batch_size=1, num_workers="auto")
-    for _ in loader:
-        pass
-    assert tried(loader) == [1, 1]
-    assert loader.stats().decisions[-1].why.endswith("there is no memory for more")
+    for batches, epochs in ((40, 1), (1, 12)):
+        loader = DataLoader(Hooked(sleep, batches), batch_size=1, num_workers="auto")
+        for _ in range(epochs):
+            for _ in loader:
+                pass
+        assert tried(loader) == [1, 1]
+        assert loader.stats().decisions[-1].why.endswith("there is no memory for more")
 
 
 def test_the_ranks_on_a_machine_share_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:

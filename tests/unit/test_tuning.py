@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.stats import Decision
-from penstock.tuning import Controller, Limits, Meter, Observation, Totals
-from penstock.tuning.controller import IDLE, LEAP, MOST_AHEAD, MOST_TRIALS, PATIENCE, TOLERANCE
+from penstock.tuning import Controller, Limits, Meter, Observation, Span, Totals
+from penstock.tuning.controller import IDLE, LEAP, MOST_AHEAD, MOST_EPOCHS, MOST_TRIALS, PATIENCE, TOLERANCE
 from penstock.tuning.observation import expected_cycle
 
 PLENTY = 1000
@@ -280,6 +280,42 @@ def test_it_says_what_it_is_bound_by(limits: Limits, room: int, said: str) -> No
     assert controller.decisions[-1].why.endswith(f", but {said}")
 
 
+def short_epochs(controller: Controller, number: int, batches: int) -> int:
+    """Epochs in which nothing can be measured; how many of them were told that the search is over."""
+    told = 0
+    for _ in range(number):
+        told += controller.begin_epoch()
+        controller.batches += batches
+    return told
+
+
+def test_it_says_once_that_nothing_could_be_measured() -> None:
+    controller = Controller(Limits(8, 8))
+    assert short_epochs(controller, MOST_EPOCHS, 3) == 0
+    assert short_epochs(controller, 3 * MOST_EPOCHS, 3) == 1
+    why = f"{MOST_EPOCHS} epochs, of which the loop took 3 batches at most, let nothing be measured: "
+    stays = Decision(3 * MOST_EPOCHS, 1, 2, True, f"{why}it stays with 1 worker")
+    assert controller.decisions[1:] == [stays]
+
+
+def test_it_goes_on_with_the_search_once_something_is_measured() -> None:
+    controller = Controller(Limits(8, 8))
+    short_epochs(controller, MOST_EPOCHS + 1, 1)
+    assert controller.settled
+    controller.observe(World().seen(1), PLENTY)
+    assert not controller.settled
+    settle(World(step=10, work=30), controller)
+    assert controller.workers == 3
+    assert short_epochs(controller, 2 * MOST_EPOCHS, 1) == 0
+
+
+def test_epochs_in_which_something_is_measured_are_no_reason_to_give_up() -> None:
+    controller = Controller(Limits(64, 64))
+    for step in range(4):
+        assert short_epochs(controller, MOST_EPOCHS, 3) == 0
+        controller.observe(World(work=1000 - step, cpus=64).seen(controller.workers), PLENTY)
+
+
 # -- what is expected ----------------------------------------------------------------------------------
 
 
@@ -358,3 +394,20 @@ def test_while_no_worker_made_anything_it_goes_on() -> None:
     assert meter.add(0.01, 0.02, 0.001, Totals(0.06, 8, 120, 0.0)) == Observation(
         1, *(pytest.approx(x) for x in (0.03, 0.02, 0.001, 0.03, 0.0))
     )
+
+
+def whole(wait: float, step: float, batches: int = 1) -> tuple[Span, Totals]:
+    """An epoch, of batches that take 30 ms of work."""
+    span = Span(START)
+    for number in range(batches):
+        span.add(wait, step if number else 0.0, 0.001)
+    span.add_last_step(step)
+    return span, Totals(batches * 0.03, 4 * batches, 4 * batches, batches * (wait + step) / 10)
+
+
+@pytest.mark.parametrize(("batches", "epochs"), [(1, 8), (2, 4), (3, 3)])
+def test_an_epoch_too_short_for_a_block_is_one_from_its_first_batch_on(batches: int, epochs: int) -> None:
+    meter = Meter(4, START)
+    found = [meter.add_block(*whole(0.03, 0.02, batches)) for _ in range(epochs)]
+    assert found[:-1] == [None] * (epochs - 1)
+    assert found[-1] == Observation(4, *(pytest.approx(x) for x in (0.05, 0.02, 0.001, 0.03, 0.1)))

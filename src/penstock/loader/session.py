@@ -142,8 +142,8 @@ class Session:
 
     def room(self) -> int:
         """How many more workers, with the batches that each has ahead, the memory has room for."""
-        busy = self._started().busy()
-        each = max((private_memory(worker.pid) for worker in busy if worker.pid), default=0)
+        workers = self.processes  # at the end of an epoch none is busy
+        each = max((private_memory(worker.pid) for worker in workers if worker.pid), default=0)
         by_slots = self.arena.room() // self._prefetch
         return min(by_slots, int(available_memory() * MEMORY_SHARE) // each) if each else by_slots
 

@@ -14,7 +14,7 @@ from typing import Any
 from penstock.engine import Engine
 from penstock.loader.session import Session
 from penstock.stats import Recorder
-from penstock.tuning import Controller, Meter, Totals
+from penstock.tuning import Controller, Meter, Observation, Span, Totals
 
 _log = logging.getLogger("penstock")
 
@@ -28,7 +28,10 @@ class Tuned:
         self._left: float | None = None
         self._meter: Meter | None = None
         self._passing: int | None = None
-        self._carried, controller.meter = controller.meter, None
+        self._carried, controller.meter = self._fitting(controller.meter), None
+        self._whole = None if self._carried is None else Span(self._totals())
+        if controller.begin_epoch():
+            self._tell()
 
     def __next__(self) -> Any:
         if not self._session.workers:
@@ -39,12 +42,12 @@ class Tuned:
         try:
             batch = next(self._engine)
         except StopIteration:
-            if self._passing is not None:  # however few batches an epoch has, the next one is measured
-                self._meter = Meter(self._session.workers, self._totals())
-            self._controller.meter = self._meter
+            self._end(0.0 if left is None else asked - left)
             raise
         wait, hand = clock() - asked, cpu() - computed
         self._controller.batches += 1
+        if self._whole is not None:
+            self._whole.add(wait, 0.0 if left is None else asked - left, hand)
         if left is not None:
             self._take_in(wait, asked - left, hand)
         self._left = clock()
@@ -55,21 +58,20 @@ class Tuned:
 
     def _rest(self) -> None:
         """Measure nothing until all workers run and what was asked of those before is handed over."""
-        self._meter = self._passing = None
+        self._meter = self._passing = self._whole = None
+
+    def _fitting(self, meter: Meter | None) -> Meter | None:
+        return meter if meter is not None and meter.workers == self._session.workers else None
 
     def _take_in(self, wait: float, step: float, hand: float) -> None:
         if self._controller.workers != self._session.workers:  # another iterator's decision, it may be
             self._follow()
         elif self._meter is not None:
             seen = self._meter.add(wait, step, hand, self._totals())
-            if seen is not None:
-                self._meter = Meter(self._session.workers, self._totals())
-                before = len(self._controller.decisions)
-                room = 0 if self._controller.settled else self._session.room()
-                self._controller.observe(seen, room)
-                if len(self._controller.decisions) > before:
-                    self._tell()
-                    self._follow()
+            if self._meter.between_blocks:  # the epoch isn't too short for them
+                self._whole = None
+            if seen is not None and self._decides(seen):
+                self._follow()
         elif self._passing is None:
             if self._session.all_run:
                 self._begin()
@@ -81,11 +83,33 @@ class Tuned:
     def _begin(self) -> None:
         """All run: go on with what the last epoch left, or wait for what was asked of those before."""
         carried, self._carried = self._carried, None
-        if carried is not None and carried.workers == self._session.workers:
+        if carried is not None:
             self._meter = carried
             carried.begin_block(self._totals())
         else:
             self._passing = self._engine.making
+
+    def _end(self, step: float) -> None:
+        """However few batches an epoch has, the next one is measured, and goes on with what this one left."""
+        meter = self._meter or self._fitting(self._carried)
+        self._meter = meter or Meter(self._session.workers, self._totals())
+        if self._whole is not None and self._whole.count:
+            self._whole.add_last_step(step)
+            seen = self._meter.add_block(self._whole, self._totals())
+            if seen is not None:
+                self._decides(seen)  # the next epoch follows it
+        self._controller.meter = self._meter
+
+    def _decides(self, seen: Observation) -> bool:
+        """Whether anything is to change, by what was measured."""
+        self._meter = Meter(self._session.workers, self._totals())
+        before = len(self._controller.decisions)
+        room = 0 if self._controller.settled else self._session.room()
+        self._controller.observe(seen, room)
+        if len(self._controller.decisions) == before:
+            return False
+        self._tell()
+        return True
 
     def _follow(self) -> None:
         wanted = self._controller.workers

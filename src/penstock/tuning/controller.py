@@ -30,6 +30,8 @@ MOST_AHEAD = 8
 CHANGED = 2.0
 PATIENCE = 3
 """If a step or a batch takes `CHANGED` times as long or short, so often in a row, the search begins anew."""
+MOST_EPOCHS = 20
+"""If so many in a row let nothing be measured, the search is over until something is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Controller:
     Attributes:
         workers: how many there are to be.
         prefetch_factor: how many batches each is to have ahead.
-        settled: the search is over.
+        settled: the search is over, for now.
         decisions: all of them, in their order.
         batches: how many were handed over; whoever does that counts them here.
         meter: what an epoch that is over left unfinished, for the next one to go on with.
@@ -75,14 +77,31 @@ class Controller:
         self._with_fewer_ahead: Observation | None = None
         self._reference: Observation | None = None
         self._changed = 0
+        self._gave_up = False
+        self._epochs = self._longest = self._began_at = 0
+
+    def begin_epoch(self) -> bool:
+        """Count one more; whether the search is over, as so many let nothing be measured."""
+        self._longest = max(self._longest, self.batches - self._began_at)
+        self._began_at = self.batches
+        self._epochs += 1
+        if self.settled or self._epochs <= MOST_EPOCHS:
+            return False
+        self._gave_up = True
+        self._settle(self.workers, self._why_given_up())
+        return True
+
+    def _forget_epochs(self) -> None:
+        self._epochs, self._longest, self._began_at = 0, 0, self.batches
 
     def observe(self, seen: Observation, room: int) -> None:
         """Take in what was measured, where the memory has room for so many more workers."""
         if not self.workers or seen.workers != self.workers:  # measured by another iterator of the loader
             return
+        self._forget_epochs()
         if self.settled:
-            if self._is_another_world(seen):
-                self.settled, self._seen = False, {}
+            if self._gave_up or self._is_another_world(seen):
+                self.settled, self._gave_up, self._seen = False, False, {}
             return
         self._judge_ahead(seen)
         self._seen[seen.workers] = seen
@@ -159,6 +178,13 @@ class Controller:
         return (
             f"no workers: making a batch takes {_time(seen.work_s)}, and merely taking it over from a worker "
             f"costs the training process {_time(seen.hand_s)}"
+        )
+
+    def _why_given_up(self) -> str:
+        batches = "1 batch" if self._longest == 1 else f"{self._longest} batches"
+        return (
+            f"{MOST_EPOCHS} epochs, of which the loop took {batches} at most, let nothing be measured: "
+            f"it stays with {_workers(self.workers)}"
         )
 
     def _why(self, workers: int, highest: int, room: int) -> str:

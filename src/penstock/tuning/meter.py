@@ -24,6 +24,7 @@ class Totals(NamedTuple):
 
 
 class _Block(NamedTuple):
+    batches: int
     cycle_s: float
     step_s: float
     hand_s: float
@@ -31,53 +32,82 @@ class _Block(NamedTuple):
     main_cpu: float
 
 
+class Span:
+    """Batches that came one after the other.
+
+    Attributes:
+        count: how many they are.
+    """
+
+    def __init__(self, start: Totals) -> None:
+        self._start = start
+        self.count = 0
+        self._wait = self._step = self._hand = 0.0
+
+    def add(self, wait_s: float, step_s: float, hand_s: float) -> None:
+        """One batch more, as in `Meter.add`."""
+        self.count += 1
+        self._wait += wait_s
+        self._step += step_s
+        self._hand += hand_s
+
+    def add_last_step(self, step_s: float) -> None:
+        """That after the last batch; the one before the first isn't known then."""
+        self._step += step_s
+
+    def block(self, totals: Totals) -> _Block:
+        start, count = self._start, self.count
+        made, cycle = totals.made - start.made, self._wait + self._step
+        work = None
+        if made:
+            work = (totals.work_s - start.work_s) / made * (totals.samples - start.samples) / count
+        cpu = (totals.cpu_s - start.cpu_s) / cycle if cycle else 0.0
+        return _Block(count, cycle / count, self._step / count, self._hand / count, work, cpu)
+
+
 class Meter:
     """Of one number of workers.
 
     Workers deliver in bursts, each one batch after about the same time. So the batches are looked at in
     blocks of as many as there are workers; and as a disturbance hits one block, the median of these counts.
+
+    The beginning of an epoch is left out: all workers are at its first batch, and they may have to start. But
+    an epoch without a block after that consists of its beginning, and is one block as a whole (`add_block`).
     """
 
     def __init__(self, workers: int, totals: Totals) -> None:
         self.workers = workers
         self._size = max(2, workers)
-        self._least = max(FEWEST_BLOCKS, -(-FEWEST_BATCHES // self._size))
-        self._most = max(self._least, MOST_BATCHES // self._size)
         self._blocks: list[_Block] = []
         self.begin_block(totals)
 
     def begin_block(self, totals: Totals) -> None:
         """Leave out what the last block has so far: an epoch begins, with totals of its own."""
-        self._start = totals
-        self._count = 0
-        self._wait = self._step = self._hand = 0.0
+        self._span = Span(totals)
+
+    @property
+    def between_blocks(self) -> bool:
+        return not self._span.count
 
     def add(self, wait_s: float, step_s: float, hand_s: float, totals: Totals) -> Observation | None:
         """One batch more: how long the caller waited for it, in which it computed `hand_s`, and what the step
         before it took. An observation, once there is enough for one."""
-        self._count += 1
-        self._wait += wait_s
-        self._step += step_s
-        self._hand += hand_s
-        if self._count == self._size:
-            self._blocks.append(self._block(totals))
-            self.begin_block(totals)
-        return self._observation() if self._enough() else None
+        self._span.add(wait_s, step_s, hand_s)
+        return self.add_block(self._span, totals) if self._span.count == self._size else None
 
-    def _block(self, totals: Totals) -> _Block:
-        start, size = self._start, self._size
-        made, cycle = totals.made - start.made, self._wait + self._step
-        work = None
-        if made:
-            work = (totals.work_s - start.work_s) / made * (totals.samples - start.samples) / size
-        cpu = (totals.cpu_s - start.cpu_s) / cycle if cycle else 0.0
-        return _Block(cycle / size, self._step / size, self._hand / size, work, cpu)
+    def add_block(self, span: Span, totals: Totals) -> Observation | None:
+        """These batches are a block, however many they are."""
+        self._blocks.append(span.block(totals))
+        self.begin_block(totals)
+        return self._observation() if self._enough() else None
 
     def _enough(self) -> bool:
         blocks = self._blocks
-        if self._count or len(blocks) < self._least or all(block.work_s is None for block in blocks):
+        batches = sum(block.batches for block in blocks)
+        if len(blocks) < FEWEST_BLOCKS or batches < FEWEST_BATCHES or all(b.work_s is None for b in blocks):
             return False
-        return len(blocks) >= self._most or sum(b.cycle_s for b in blocks) * self._size >= ENOUGH_S
+        seconds = sum(block.cycle_s * block.batches for block in blocks)
+        return batches + self._size > MOST_BATCHES or seconds >= ENOUGH_S
 
     def _observation(self) -> Observation:
         blocks = self._blocks
