@@ -46,7 +46,8 @@ class InlineBackend(Backend):
         """Nothing to do: an epoch that is left early has no task in the making."""
 
     def submit(self, task: Task, slot: int) -> None:
-        self.require_open()
+        if self._state is not State.OPEN:
+            self.require_open()
         self._tasks.append((task, slot))
 
     def flush(self) -> None:
@@ -57,7 +58,8 @@ class InlineBackend(Backend):
             return []
         task, slot = self._tasks[0]
         outcome, timing = self._fetcher.run(task, slot)
-        self.require_open()  # another thread may have closed it
+        if self._state is not State.OPEN:  # another thread may have closed it
+            self.require_open()
         self._tasks.popleft()  # only now: a task that Ctrl-C cut short is run again
         return [Done(0, task.batch, task.offset, task.generation, outcome, timing, tuple(self._fetcher.bad))]
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from operator import attrgetter
 from typing import Any, NoReturn
 
 from penstock.arena import Arena
@@ -31,7 +30,6 @@ from penstock.plan import NoIndices, Task, Window, parts_for, split, window
 from penstock.stats import Recorder
 
 _log = logging.getLogger("penstock")
-_POSITION = attrgetter("position")
 
 
 class Engine:
@@ -72,17 +70,15 @@ class Engine:
         self._tell(batch)
         handed = self._hand_over(batch)
         self._recorder.batch_out(batch.samples, since, handed.nbytes, handed.copied)
-        wanted = self._window()  # only now is the first batch's cost known
-        if len(self._making) <= wanted.low:
-            self._fill(wanted.high)
-            self._backend.flush()
+        if self.ahead:
+            self._fill_up()  # only now is the first batch's cost known
         self._handed_over(batch)
         return handed.result
 
     def _hand_over(self, batch: Batch) -> Handed:
         error = failure(batch)
         if error is None:
-            return hand_over(batch, self._arena, max(1, self._window().high - len(self._making)))
+            return hand_over(batch, self._arena, self._wanted)
         self._arena.release(batch.slot)
         self._handed_over(batch)
         batch.outcomes.clear()
@@ -101,10 +97,8 @@ class Engine:
         self._fill(self._window().high)
 
     def _tell(self, batch: Batch) -> None:
-        bad = [*batch.bad, *batch.condemned.values()]
-        bad.sort(key=_POSITION)
         try:
-            self._epoch.book.add(bad, batch.samples)
+            self._epoch.book.add(batch.all_bad(), batch.samples)
         except BaseException:
             self._arena.release(batch.slot)
             raise
@@ -163,6 +157,17 @@ class Engine:
     def _window(self) -> Window:
         return window(self.ahead, self._backend.workers, self._recorder.batch_cost() if self.ahead else None)
 
+    def _wanted(self) -> int:
+        """How many slots the batches to come want."""
+        return max(1, self._window().high - len(self._making))
+
+    def _fill_up(self) -> None:
+        """Ask for as many batches more as there are to be, if so few are left that it is worth it."""
+        wanted = self._window()
+        if len(self._making) <= wanted.low:
+            self._fill(wanted.high)
+            self._backend.flush()
+
     def _fill(self, ahead: int) -> None:
         """Put batches in the making, up to `ahead` of them, as far as there are slots."""
         while len(self._making) < ahead and not self._exhausted:
@@ -177,7 +182,8 @@ class Engine:
             if numbered is None:
                 self._arena.release(slot)
                 return
-            batch = Batch(*numbered, slot, self._rows, self._next_worker(), self._epoch.iterable)
+            worker = self._next_worker() if self._turns else None
+            batch = Batch(*numbered, slot, self._rows, worker, self._epoch.iterable)
             self._making[batch.number] = batch
             self._submit(batch)
 
@@ -192,16 +198,14 @@ class Engine:
         self._exhausted = True
         return None
 
-    def _next_worker(self) -> int | None:
+    def _next_worker(self) -> int:
         """By turns, in a fixed order; so the order of batches doesn't depend on who is done when.
 
         With ``in_order=False``, whoever has the least to do: a slow one doesn't get all that
         may be in the making.
         """
-        if not self._turns:
-            return None
         if not self._epoch.in_order:
-            load = Counter(batch.worker for batch in self._making.values() if not batch.complete)
+            load = Counter(batch.worker for batch in self._making.values() if batch.left)
             self._turns.rotate(-min(range(len(self._turns)), key=lambda k: load[self._turns[k]]))
         self._turns.rotate(-1)
         return self._turns[-1]
@@ -222,12 +226,11 @@ class Engine:
 
     def _submit(self, batch: Batch) -> None:
         if isinstance(batch.indices, NoIndices):
-            batch.outcomes.append(Failed(batch.indices.error, None, ""))
+            batch.fail(Failed(batch.indices.error, None, ""))
             return
-        size = len(batch.indices)
-        split_it = batch.rows and self._epoch.splittable
-        cost = self._recorder.sample_cost()
-        parts = parts_for(size, self._backend.workers, cost) if split_it else 1
+        size, workers, parts = len(batch.indices), self._backend.workers, 1
+        if workers > 1 and batch.rows and self._epoch.splittable:
+            parts = parts_for(size, workers, self._recorder.sample_cost())
         places = split(size, parts) if parts > 1 else [range(size)]
         batch.left = len(places)
         for place in places:
@@ -239,20 +242,18 @@ class Engine:
                 size,
                 batch.rows,
                 batch.worker,
-                tuple(batch.condemned),
+                tuple(bad.position for bad in batch.condemned) if batch.condemned else (),
             )
             try:
                 self._backend.submit(task, batch.slot)
             except Exception as error:  # indices that can't be sent
-                batch.outcomes.append(Failed(error, None, ""))
+                batch.fail(Failed(error, None, ""))
                 batch.left -= 1
 
     def _submit_collated(self, batch: Batch) -> None:
         """Start over with a batch whose samples aren't regular; the next ones hardly will be."""
         self._rows = batch.rows = False
-        batch.outcomes.clear()
-        batch.samples = 0
-        batch.bad.clear()
+        batch.start_over()
         self._submit(batch)
 
     def _raise_end(self) -> NoReturn:
@@ -272,21 +273,27 @@ class Engine:
                 if not self._making:
                     self._raise_end()
                 continue  # it may have failed before any worker was asked
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                self._raise_timeout()
-            limits = [limit for limit in (left, self._watch.next_look()) if limit is not None]
-            for event in self._backend.wait(min(limits, default=None)):
+            for event in self._backend.wait(self._patience(deadline)):
                 self._on_event(event)
             self._watch.end_late(self._name)
         return batch
+
+    def _patience(self, deadline: float | None) -> float | None:
+        """How long to wait for the next event, in seconds; None for ever."""
+        look = self._watch.next_look()
+        if deadline is None:
+            return look
+        left = deadline - time.monotonic()
+        if left <= 0:
+            self._raise_timeout()
+        return left if look is None else min(left, look)
 
     def _deadline(self) -> float | None:
         return time.monotonic() + self._epoch.timeout if self._epoch.timeout else None
 
     def _first_complete(self) -> Batch | None:
         for batch in self._making.values():
-            if batch.complete:
+            if not batch.left:
                 return batch
             if self._epoch.in_order:
                 return None
@@ -300,21 +307,19 @@ class Engine:
         self._recovery.alive(event.worker)
         self._recorder.task_done(event.worker, timing.samples, timing.fetch_s, timing.collate_s, timing.ended)
         batch = self._making[event.batch]
-        batch.outcomes.append(event.outcome)
-        batch.left -= 1
-        batch.samples += timing.samples - len(event.bad)
-        batch.bad += event.bad
+        batch.add(event.outcome, timing.samples, event.bad)
         if timing.standing is not None:
             self._standings[event.worker] = batch.standing = timing.standing
         if isinstance(event.outcome, Exhausted):
             self._on_exhausted(batch, event.worker)
             return
-        if batch.rows and batch.complete and batch.failure() is None and batch.irregular():
+        if batch.rows and not batch.left and batch.failure() is None and batch.irregular():
             if not batch.iterable:
                 self._submit_collated(batch)
             else:  # its samples are gone
                 error = BatchNotSendableError("of an iterable dataset", "its class can't be imported here")
-                batch.outcomes = [Failed(error, None, "")]
+                batch.outcomes.clear()
+                batch.fail(Failed(error, None, ""))
 
     def _on_death(self, event: Died) -> None:
         """Have another take its place, and the lost tasks run again."""

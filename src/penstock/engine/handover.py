@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,8 @@ def failure(batch: Batch) -> BaseException | None:
     return error
 
 
-def hand_over(batch: Batch, arena: Arena, wanted: int) -> Handed:
-    """The batch stays in its slot as long as `wanted` slots remain; past that it is copied out."""
+def hand_over(batch: Batch, arena: Arena, wanted: Callable[[], int]) -> Handed:
+    """The batch stays in its slot as long as the `wanted` slots remain; past that it is copied out."""
     outcome = batch.outcomes[0]
     if isinstance(outcome, LeftOut):
         outcome = next(o for o in batch.outcomes if not isinstance(o, LeftOut))
@@ -48,7 +49,7 @@ def hand_over(batch: Batch, arena: Arena, wanted: int) -> Handed:
         return Handed(outcome.batch, 0, False)
     if isinstance(outcome, Rows):
         nbytes = outcome.spec.layout(outcome.rows)[1]
-        if left_out := batch.rows_left_out():
+        if batch.marred and (left_out := batch.rows_left_out()):
             return Handed(_compacted(batch.slot, arena, outcome, left_out), nbytes, True)
         block, copied = _take(batch.slot, arena, nbytes, wanted)
         return Handed(batch_of_rows(block, outcome.spec, outcome.rows), nbytes, copied)
@@ -66,10 +67,10 @@ def _compacted(slot: int, arena: Arena, rows: Rows, left_out: set[int]) -> Any:
     return result
 
 
-def _take(slot: int, arena: Arena, nbytes: int, wanted: int) -> tuple[Any, bool]:
+def _take(slot: int, arena: Arena, nbytes: int, wanted: Callable[[], int]) -> tuple[Any, bool]:
     if nbytes == 0:
         arena.release(slot)
         return np.empty(0, np.uint8), False
-    if arena.room() >= wanted:
+    if arena.room() >= wanted():
         return arena.lease(slot, nbytes), False
     return arena.take_copy(slot, nbytes), True

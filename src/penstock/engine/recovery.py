@@ -72,12 +72,12 @@ class Recovery:
             return task
         position = culprit[1]
         if not self._epoch.policy.tolerant or task.bad.count(position) == ATTEMPTS:
-            batch.outcomes.append(Failed(verdict.error, position, ""))
+            batch.fail(Failed(verdict.error, position, ""))
             return None
         bad = describe(
             verdict.error, self._epoch.dataset, *culprit, batch.indices[position], self._epoch.course.epoch
         )
-        batch.condemned[position] = dataclasses.replace(bad, worker=worker)
+        batch.condemn(dataclasses.replace(bad, worker=worker))
         return task._replace(bad=(*task.bad, position))
 
     def _death(self, event: Died, sample: SampleInHand | None) -> WorkerDiedError:

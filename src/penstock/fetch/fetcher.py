@@ -26,7 +26,7 @@ from penstock.fetch.outcomes import (
     Timing,
 )
 from penstock.fetch.placing import Placer
-from penstock.fetch.recipe import Recipe, batched_getter, ready_getter
+from penstock.fetch.recipe import ReadyGetter, Recipe, batched_getter, ready_getter
 from penstock.plan import ATTEMPTS, Course, Task, sample_seeds, substitute
 from penstock.seeding import SampleSeeder, Seeds
 from penstock.streams import Standing, Stream
@@ -60,6 +60,7 @@ class Fetcher:
         can_send: Callable[[Spec], bool] = lambda _: True,
     ) -> None:
         self._recipe, self._worker, self._tolerant = recipe, worker, recipe.policy.tolerant
+        self._careful = recipe.policy.tolerant or recipe.policy.refuses_none
         self._placer = Placer(memory, recipe.collate_fn, can_send)
         self._course = Course(0, 0, 0)
         self._stream: Stream | None = None
@@ -108,8 +109,7 @@ class Fetcher:
 
     def _run_seeded(self, task: Task, slot: int, timing: Timing) -> Outcome:
         seeder = self._seeder
-        ready = self._ready_rows(task, timing)
-        if ready is not None:
+        if self._ready is not None and (ready := self._ready_rows(self._ready, task, timing)) is not None:
             return self._place_ready(ready, task, slot)
         if self._recipe.iterable:
             return self._attempt(task, slot, timing, None)
@@ -150,7 +150,7 @@ class Fetcher:
                     raise  # otherwise see, one by one, which of them is bad
         elif self._recipe.batched and task.rows and task.indices and self._placer.shares:
             return self._rows(task, slot, timing, seeds)
-        fetched = self._fetch(self._samples(task, seeds), None, timing)
+        fetched = self._at_once(task, seeds, timing)
         self._completed = True
         samples = [sample for sample in fetched if sample is not _BAD] if self._tolerant else fetched
         if fetched and not samples:
@@ -165,11 +165,26 @@ class Fetcher:
         timing.samples += len(fetched)
         return fetched
 
+    def _at_once(self, task: Task, seeds: Seeds | None, timing: Timing) -> list[Any]:
+        """All samples of a task."""
+        if seeds is not None or self._before_sample is not None or self._careful:
+            return self._fetch(self._samples(task, seeds), None, timing)
+        begin, dataset, fetched = self._clock(), self._recipe.dataset, []
+        try:
+            for index in task.indices:  # nothing is to be done in between
+                fetched.append(dataset[index])
+        except Exception as error:
+            self._on_error(error, task.offset + len(fetched))
+            raise
+        timing.fetch_s += self._clock() - begin
+        timing.samples += len(fetched)
+        return fetched
+
     def _samples(self, task: Task, seeds: Seeds | None) -> Iterator[Any]:
         """The task's samples, each made when it is asked for."""
         k, dataset, told = 0, self._recipe.dataset, self._told(task, 0)
         try:
-            if self._tolerant or self._recipe.policy.refuses_none:
+            if self._careful:
                 for k, _ in zip(range(len(task.indices)), told, strict=False):
                     yield self._tolerantly(task, k, seeds)
             else:
@@ -178,10 +193,14 @@ class Fetcher:
                     yield dataset[index]
                     k += 1
         except Exception as error:
-            self._position = task.offset + k
-            if isinstance(error, StopIteration):  # would end what asks for samples as if all were well
-                raise RuntimeError("dataset[i] raised StopIteration") from error
+            self._on_error(error, task.offset + k)
             raise
+
+    def _on_error(self, error: Exception, position: int) -> None:
+        """Note which sample raised; raises if what it raised means something else to whoever asks for it."""
+        self._position = position
+        if isinstance(error, StopIteration):  # would end what asks for samples as if all were well
+            raise RuntimeError("dataset[i] raised StopIteration") from error
 
     def _told(self, task: Task, start: int) -> Iterator[None]:
         """Tells the caller of the next sample, from `start` on, whenever an item is asked for."""
@@ -257,12 +276,12 @@ class Fetcher:
         timing.samples += len(samples) + len(self.bad)
         return samples
 
-    def _ready_rows(self, task: Task, timing: Timing) -> ReadyRows | None:
+    def _ready_rows(self, get: ReadyGetter, task: Task, timing: Timing) -> ReadyRows | None:
         """The task's samples, if all of them lie in memory: nothing is drawn for them, and none is bad."""
-        if self._ready is None or not task.rows:
+        if not task.rows:
             return None
         begin = self._clock()
-        ready = self._ready(task.indices)
+        ready = get(task.indices)
         if ready is None or (self._placer.shares and not self._placer.knows(ready.spec)):
             return None
         timing.fetch_s += self._clock() - begin

@@ -103,7 +103,7 @@ class LoaderIterator(LikeTorchs):
     def _next(self) -> Any:
         if self._finished:
             raise StopIteration
-        if not self._close.alive:
+        if self._session.closed:
             raise ClosedError("this iterator was closed: call iter() on the loader for another one.")
         if self._moved_by is not None:
             self._move()
@@ -147,7 +147,7 @@ class LoaderIterator(LikeTorchs):
 
     @property
     def closed(self) -> bool:
-        return not self._close.alive
+        return self._session.closed
 
     def close(self) -> None:
         self._close()

@@ -38,11 +38,13 @@ class Session:
     Attributes:
         workers: how many there are, or are to be.
         controller: what chooses their number, if they don't have a fixed one.
+        closed: it was closed, or is being closed.
     """
 
     def __init__(self, loader: Loader, pool: ArenaPool, passage: Passage) -> None:
         """Draws a base seed, as torch does, unless the first epoch goes on under one."""
         self._pool = pool
+        self.closed = False
         self.dataset = loader.dataset
         self.controller = controller_of(loader)
         self.workers: int = loader.num_workers if self.controller is None else self.controller.workers
@@ -228,6 +230,7 @@ class Session:
         return self._base_seed
 
     def close(self) -> None:
+        self.closed = True
         if self._backend is not None:
             self._backend.close()
         if self._engine is not None:
