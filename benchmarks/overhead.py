@@ -24,11 +24,18 @@ _ENDLESS = Limits(None, float("inf"))
 
 
 class Profiled(penstock.DataLoader[Any]):
-    """Its loop is watched as one that is profiled, and never ended."""
+    """Its loop is watched as one that is profiled, and never ended; one watch looks at all passes."""
+
+    def __init__(self, watches: dict[int, Watch], **options: Any) -> None:
+        super().__init__(**options)
+        self._watches = watches
 
     def __iter__(self) -> Any:
         """An epoch, watched."""
-        watch = watch_of(self, _ENDLESS, False, _ignore)
+        watch = self._watches.get(self.num_workers)
+        if watch is None:
+            watch = self._watches[self.num_workers] = watch_of(self, _ENDLESS, False, _ignore)
+        watch.follow(self)
         return watch.iterate(super().__iter__, _ignore)
 
 
@@ -43,11 +50,8 @@ def overhead_case(work: str, scale: Scale, folder: Path) -> Case:
         scale, images=scale.images // parts, tiny=scale.tiny // parts, cheap=scale.cheap // parts
     )
     title, options = WORKS[work](shorter, folder)
-    contenders = [
-        contender(kind, name, workers, options)
-        for workers in (0, cpus())
-        for kind, name in ((penstock.DataLoader, "penstock"), (Profiled, WATCHED))
-    ]
+    kinds = ((penstock.DataLoader, "penstock"), (partial(Profiled, {}), WATCHED))
+    contenders = [contender(kind, name, workers, options) for workers in (0, cpus()) for kind, name in kinds]
     return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=parts)
 
 

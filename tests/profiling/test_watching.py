@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 import penstock
 from penstock.profiling.measure import watch_of
-from penstock.profiling.watching import Limits, Watch, samples_in
+from penstock.profiling.recorder import Clocks, LoopRecorder
+from penstock.profiling.watching import MOST_SPANS, Limits, Watch, samples_in
 from penstock.stats import task_observers
 
 IMAGES = TensorDataset(torch.zeros(10, 3, 8, 8), torch.arange(10))
@@ -83,3 +84,74 @@ def test_what_is_done_at_the_end_of_an_epoch_is_not_of_the_loop() -> None:
         pass
     assert watch.iterating is False
     assert listening == []
+
+
+class Ticking:
+    """A loop with a clock of its own: waits and steps are only arithmetic."""
+
+    def __init__(self, wait_s: float, step_s: float) -> None:
+        self.wait_s, self.step_s, self.now = wait_s, step_s, 0.0
+        self.watch = watch_of(DataLoader([0], batch_size=None), Limits(None, 1000), False, ignore)
+        self.watch.recorder = LoopRecorder(0, Clocks(self.clock, self.clock, self.clock))
+
+    def clock(self) -> float:
+        return self.now
+
+    def batches(self, count: int) -> Iterator[int]:
+        for number in range(count):
+            self.now += self.wait_s
+            yield number
+
+    def epoch(self, count: int) -> int:
+        """How many of its batches were looked at."""
+        before, taken = self.watch.recorder.batches, 0
+        for number in self.watch.iterate(lambda: self.batches(count), ignore):
+            self.now += self.step_s
+            assert number == taken
+            taken += 1
+        assert taken == count
+        return self.watch.recorder.batches - before
+
+
+def test_of_very_many_batches_some_are_looked_at_and_tell_the_same() -> None:
+    loop = Ticking(wait_s=20e-6, step_s=60e-6)
+    assert loop.epoch(MOST_SPANS // 2) == MOST_SPANS // 2  # the time line wants all
+    seen = loop.epoch(100_000)
+    assert 10_000 < seen < 20_000
+    recorder = loop.watch.recorder
+    assert recorder.batches + recorder.passed_by == MOST_SPANS // 2 + 100_000
+    figures = recorder.loop()
+    assert figures is not None
+    assert figures.waited_s / figures.batches == pytest.approx(20e-6)
+    assert figures.stepped_s / figures.batches == pytest.approx(60e-6)
+    assert recorder.elapsed == pytest.approx(80e-6 * (100_000 + MOST_SPANS // 2))
+
+
+def test_the_first_batch_of_every_epoch_is_looked_at() -> None:
+    loop = Ticking(wait_s=20e-6, step_s=60e-6)
+    loop.epoch(10_000)
+    for _ in range(50):
+        loop.now += 0.003  # what the program does between its epochs
+        assert loop.epoch(20) >= 1
+    figures = loop.watch.recorder.loop()
+    assert figures is not None
+    assert figures.epochs == 51
+    assert figures.epoch_gap_s == pytest.approx(20e-6, rel=0.01)
+
+
+def test_all_batches_that_take_their_time_are_looked_at() -> None:
+    loop = Ticking(wait_s=0.001, step_s=0.002)
+    assert loop.epoch(10_000) == 10_000
+
+
+def test_a_loop_that_gets_slow_is_looked_at_again() -> None:
+    loop = Ticking(wait_s=20e-6, step_s=60e-6)
+    loop.epoch(10_000)
+    loop.wait_s = 1.0
+    assert loop.epoch(100) >= 98
+
+
+def test_so_many_batches_are_exactly_so_many() -> None:
+    loader = penstock.DataLoader(TensorDataset(torch.arange(6000)), batch_size=1)
+    watch = watch_of(loader, Limits(5000, 1000), False, ignore)
+    assert len(list(watch.iterate(lambda: iter(loader), ignore))) == 5000

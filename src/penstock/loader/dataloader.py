@@ -254,6 +254,10 @@ class DataLoader(TorchDataLoader[T]):
         recorder, arena = self._latest
         return replace(recorder.snapshot(arena.made, arena.in_use), cache=cache_stats(self.dataset))
 
+    def _slots_in_use(self) -> int:
+        """As in `stats`, at less cost."""
+        return 0 if self._latest is None else self._latest[1].in_use
+
     def close(self) -> None:
         """End the workers and let go of the memory; batches in hand stay valid. May be called twice."""
         self._closed = True

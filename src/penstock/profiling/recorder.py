@@ -51,12 +51,18 @@ class LoopRecorder:
     `begin`, then for each batch `ask` and `got`, then `ask` and `end`; `close` where the loop is left early.
     An epoch's first batch isn't counted, nor are `settle` batches after the very first: the workers' head
     start is in them.
+
+    Attributes:
+        batches: how many were looked at.
+        passed_by: how many others there were.
+        asked: when ``next()`` was called last.
+        started: when ``iter()`` was called first.
     """
 
     def __init__(self, settle: int = 0, clocks: Clocks | None = None) -> None:
         self._settle, self._clocks = settle, clocks or Clocks()
         self._wall = self._clocks.wall
-        self._begun = self._asked = 0.0
+        self._begun = self.asked = 0.0
         self._iterating, self._lasted = False, 0.0
         self._thread = self._process = 0.0
         self._reads_cpu = self._stepping = False
@@ -69,7 +75,7 @@ class LoopRecorder:
         self._epochs = 0
         self._cpu: dict[int, tuple[float, float]] = {}
         """CPU time of waiting and of the step, by the batch's number."""
-        self.batches = 0
+        self.batches = self.passed_by = 0
         self.started: float | None = None
 
     def begin(self) -> None:
@@ -85,7 +91,7 @@ class LoopRecorder:
 
     def ask(self) -> None:
         """``next()`` is called: the step before it is over."""
-        self._asked = now = self._wall()
+        self.asked = now = self._wall()
         if self._stepping:
             self._stepping = False
             self._batches.done[-1] = now
@@ -95,6 +101,13 @@ class LoopRecorder:
         if self._reads_cpu:
             self._thread = self._clocks.thread_cpu()
 
+    def pass_by(self) -> None:
+        """``next()`` is called, for a batch that isn't looked at; not for an epoch's first."""
+        if self._stepping:
+            self.ask()
+        else:
+            self.asked = self._wall()
+
     def got(self, samples: int) -> float:
         """A batch is there. Returns the time."""
         now, batches = self._wall(), self._batches
@@ -103,7 +116,7 @@ class LoopRecorder:
             self._process = self._clocks.process_cpu()
         if not self._in_epoch:
             self._first_batch(now)
-        batches.asked.append(self._asked)
+        batches.asked.append(self.asked)
         batches.got.append(now)
         batches.done.append(UNKNOWN)
         batches.samples.append(samples)
@@ -122,7 +135,7 @@ class LoopRecorder:
     def end(self) -> None:
         """``StopIteration`` is about to be raised."""
         now = self._wall()
-        self._end_s = now - self._asked
+        self._end_s = now - self.asked
         self._over(now)
 
     def _over(self, now: float) -> None:

@@ -24,6 +24,12 @@ MOST_SPANS = 5000
 """Of the workers, and of the loop."""
 LOOK_EVERY_S = 0.01
 """Between two looks at how far the loop has come; a limit of batches wants one at each."""
+OFTEN = 5
+"""Where a loop takes so many batches between two looks, to look at each would be felt. Once the time line is
+full, those are looked at that come before the next look, and then none for `PASSED_BY_S`."""
+PASSED_BY_S = 7 * LOOK_EVERY_S
+_Task = tuple[int, int, float, float, float]
+"""What `Watch.note_task` is told."""
 CEILING_ROUNDS = 30
 CEILING_LEAST = 3
 
@@ -62,8 +68,9 @@ class Watch:
         self.levels: list[Level] = []
         self.kept: Any = None
         """The batch for the ceiling."""
-        self._tasks: list[Span] = []
-        self.next_look = self._level_at = 0.0
+        self._tasks: list[_Task] = []
+        self.next_look = self._level_at = self.unseen_until = 0.0
+        self._seen_before = 0
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
         self._tick, self._phase, self.in_loop = tick, _Phase.LOOP, True
         self._epoch: weakref.ref[Watched] | None = None
@@ -71,7 +78,7 @@ class Watch:
 
     def follow(self, loader: Any) -> None:
         """The epochs from now on are over this loader."""
-        self.loader, self._stats = loader, getattr(loader, "stats", None)
+        self.loader, self._slots_in_use = loader, getattr(loader, "_slots_in_use", None)
 
     @property
     def over(self) -> bool:
@@ -107,10 +114,10 @@ class Watch:
     @property
     def spans(self) -> tuple[Span, ...]:
         """The time line: what the workers and the loop did, as long as both are known."""
-        loop = self._loop_spans()
-        ends = [spans[-1].start_s for spans in (self._tasks, loop) if len(spans) >= MOST_SPANS]
+        tasks, loop = self._task_spans(), self._loop_spans()
+        ends = [spans[-1].start_s for spans in (tasks, loop) if len(spans) >= MOST_SPANS]
         end = min(ends, default=float("inf"))
-        return tuple(span for span in (*self._tasks, *loop) if span.start_s <= end)
+        return tuple(span for span in (*tasks, *loop) if span.start_s <= end)
 
     def _loop_spans(self) -> list[Span]:
         started, spans = self.recorder.started or 0.0, []
@@ -122,24 +129,35 @@ class Watch:
 
     def note_task(self, worker: int, samples: int, ended: float, fetch_s: float, collate_s: float) -> None:
         """As `penstock.stats.task_observers` has it."""
-        started = self.recorder.started
-        if started is None or not ended or len(self._tasks) >= MOST_SPANS:
-            return
-        begin, lane = ended - fetch_s - collate_s - started, f"worker {worker}"
-        self._tasks.append(Span(lane, f"{samples} samples", begin, fetch_s))
-        self._tasks.append(Span(lane, "collate", begin + fetch_s, collate_s))
+        if ended and len(self._tasks) < MOST_SPANS // 2:
+            self._tasks.append((worker, samples, ended, fetch_s, collate_s))
+
+    def _task_spans(self) -> list[Span]:
+        started, spans = self.recorder.started or 0.0, []
+        for worker, samples, ended, fetch_s, collate_s in self._tasks:
+            begin, lane = ended - fetch_s - collate_s - started, f"worker {worker}"
+            spans.append(Span(lane, f"{samples} samples", begin, fetch_s))
+            spans.append(Span(lane, "collate", begin + fetch_s, collate_s))
+        return spans
 
     def look(self, now: float) -> bool:
         """The loop has taken a batch: whether the ceiling comes next. To be called from `next_look` on."""
         if self.limits.batches is None:
-            self.next_look = now + LOOK_EVERY_S
-        if self._stats is not None and now >= self._level_at and len(self.levels) < MOST_SPANS:
+            self._pass_by(now)
+            self.next_look = max(now, self.unseen_until) + LOOK_EVERY_S
+        if self._slots_in_use is not None and now >= self._level_at and len(self.levels) < MOST_SPANS:
             self._level_at = now + LOOK_EVERY_S
-            self.levels.append(Level(now - (self.recorder.started or 0.0), self._stats().slots_in_use))
+            self.levels.append(Level(now - (self.recorder.started or 0.0), self._slots_in_use()))
         if self.limits.reached(self.recorder, now):
             self._phase, self.in_loop = self._after_loop, False
         self._tick(self)
         return self._phase is _Phase.CEILING
+
+    def _pass_by(self, now: float) -> None:
+        """Decide whether the next batches are looked at."""
+        before, self._seen_before = self._seen_before, self.recorder.batches
+        if self._seen_before >= max(before + OFTEN, MOST_SPANS // 2):
+            self.unseen_until = now + PASSED_BY_S
 
     def asked_again(self) -> None:
         """The ceiling took a round more."""
@@ -160,7 +178,7 @@ class Watched:
     def __init__(self, watch: Watch, inner: Iterator[Any] | None, done: Callable[[Watch], None]) -> None:
         self._watch, self._done = watch, done
         self._inner: Any = inner
-        self.ended = False
+        self._begun = self.ended = False
 
     def __iter__(self) -> Watched:
         return self
@@ -176,27 +194,32 @@ class Watched:
         watch = self._watch
         if not watch.in_loop:
             return self._finish() if watch.over else self._again()
-        watch.recorder.ask()
         try:
-            batch = self._next()
+            if not self._begun or watch.recorder.asked >= watch.unseen_until:
+                return self._seen(watch)
+            watch.recorder.pass_by()
+            batch = next(self._inner)
+            watch.recorder.passed_by += 1
+            return batch
         except StopIteration:
             watch.recorder.end()
             self.ended = True
             self._done(watch)
             raise
+
+    def _seen(self, watch: Watch) -> Any:
+        noted = watch.note_task
+        watch.recorder.ask()
+        task_observers.append(noted)  # the tasks that are done meanwhile are this loader's
+        try:
+            batch = next(self._inner)
+        finally:
+            task_observers.remove(noted)
+        self._begun = True
         got = watch.recorder.got(samples_in(batch, watch.loader))
         if got >= watch.next_look and watch.look(got):
             watch.kept = _copied(batch)
         return batch
-
-    def _next(self) -> Any:
-        """The loader's next batch; the tasks that are done meanwhile are its own."""
-        noted = self._watch.note_task
-        task_observers.append(noted)
-        try:
-            return next(self._inner)
-        finally:
-            task_observers.remove(noted)
 
     def _again(self) -> Any:
         """The batch that was kept, in a copy: the step may change it."""
@@ -246,7 +269,7 @@ def samples_in(batch: Any, loader: Any) -> int:
     """
     first = batch[0] if type(batch) in (list, tuple) and batch else batch
     if isinstance(first, torch.Tensor) and loader.collate_fn is default_collate and first.dim():
-        return int(first.shape[0])  # most often
+        return first.size(0)  # most often
     if not getattr(loader, "_auto_collation", True):
         return 1
     lengths = list(_lengths(batch))
