@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
-from penstock.collate import Scratch
+from penstock.collate import Scratch, Spec
 from penstock.engine import Batches, Engine
 from penstock.fetch import ReadyGetter
 from penstock.plan import Block
@@ -22,6 +22,11 @@ GATHER_BYTES = 1 << 20
 MOST_BATCHES = 64
 
 Numbered = tuple[int, tuple[Any, ...]]
+
+
+def fitting(spec: Spec, batch_size: int) -> int:
+    """How many batches of such samples to gather at once."""
+    return max(1, GATHER_BYTES // max(1, spec.sample_bytes * batch_size))
 
 
 class BatchesAtOnce(Batches, Protocol):
@@ -65,6 +70,7 @@ class ReadyEngine:
         batches: their numbers and indices.
         ahead: how many of them may be asked for at once.
         get: where the samples lie.
+        together: how many to ask for first.
         otherwise: makes the engine that takes over.
     """
 
@@ -72,13 +78,14 @@ class ReadyEngine:
         self,
         batches: BatchesAtOnce,
         ahead: int,
+        together: int,
         get: ReadyGetter,
         recorder: Recorder,
         otherwise: Callable[[Batches], Engine],
     ) -> None:
         self._batches, self._get, self._recorder, self._otherwise = batches, get, recorder, otherwise
         self._scratch = Scratch()
-        self._most, self._together = ahead, 1
+        self._most, self._together = ahead, min(ahead, together)
         self._made: Iterator[tuple[int, int, Any]] = iter(())
         self._engine: Engine | None = None
         self._stopped: BaseException | None = None
@@ -119,8 +126,7 @@ class ReadyEngine:
             self._engine = self._otherwise(PushedBack(self._batches, block.batches()))
             return False
         self._made = zip(block.numbers, sizes, ready.batches(sizes, self._scratch), strict=True)
-        fitting = GATHER_BYTES // max(1, ready.spec.sample_bytes * max(sizes))
-        self._together = max(1, min(self._most, fitting))
+        self._together = min(self._most, fitting(ready.spec, max(sizes)))
         self._recorder.task_done(0, sum(sizes), self._recorder.clock() - begin, 0.0)
         return True
 

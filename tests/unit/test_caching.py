@@ -317,7 +317,9 @@ def test_a_store_of_rows_tells_when_all_is_there() -> None:
     assert store.ready_spec() is not None
     ready = store.ready([3, 0, 3])
     assert ready is not None
-    assert [column[ready.rows].tolist() for column in ready.columns] == [[[3.0] * 3, [0.0] * 3, [3.0] * 3]]
+    assert [column.tensor[ready.rows].tolist() for column in ready.columns] == [
+        [[3.0] * 3, [0.0] * 3, [3.0] * 3]
+    ]
     assert store.ready([3, 5]) is None
     assert store.ready([-1]) is None
     assert store.ready(["a"]) is None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from penstock.collate import ReadyRows, Scratch, spec_of
+from penstock.collate import ReadyColumn, ReadyRows, Scratch, spec_of
 from penstock.collate.ready import ALONE_BYTES
 
 DTYPES = [torch.uint8, torch.bool, torch.int16, torch.uint16, torch.float16, torch.bfloat16, torch.float32]
@@ -17,8 +18,11 @@ def column_of(shape: tuple[int, ...], dtype: torch.dtype, rows: int = 50) -> tor
 
 
 def gathered(column: torch.Tensor, rows: list[int], sizes: list[int]) -> list[torch.Tensor]:
-    batches = ReadyRows(spec_of(column[0].clone()), [column], torch.tensor(rows)).batches(sizes, Scratch())
-    return [batch.clone() for batch in batches]
+    return [batch.clone() for batch in ready(column, rows).batches(sizes, Scratch())]
+
+
+def ready(column: torch.Tensor, rows: list[int]) -> ReadyRows:
+    return ReadyRows(spec_of(column[0].clone()), [ReadyColumn(column)], np.array(rows, np.int64))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -42,3 +46,14 @@ def test_columns_that_do_not_lie_together() -> None:
     column = column_of((3, 4), torch.float32).transpose(1, 2)
     (batch,) = gathered(column, [5, 1], [2])
     assert torch.equal(batch, column[[5, 1]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [[2, 2], [1, 3]], ids=str)
+def test_a_batch_holds_the_memory_that_it_stands_in(sizes: list[int], dtype: torch.dtype) -> None:
+    column, scratch = column_of((100,), dtype), Scratch()
+    *_, kept = ready(column, [1, 2, 3, 4]).batches(sizes, scratch)
+    kept = kept[-1:].view(-1)[10:]
+    for _ in range(3):
+        list(ready(column, [9, 9, 9, 9]).batches(sizes, scratch))
+    assert torch.equal(kept, column[4, 10:])

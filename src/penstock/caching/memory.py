@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from penstock.arena import PAGE
 from penstock.caching import counters
@@ -106,14 +106,26 @@ class MemoryStore:
             return None
         if self._table is None or wanted.dtype != np.int64 or wanted.ndim != 1 or not len(wanted):
             return None
-        if wanted.min() < 0 or wanted.max() >= self.size:
+        if wanted.view(np.uint64).max() >= self.size:  # or negative
             return None
-        where = self._where[wanted]
+        rows = wanted if self._each_in_its_row else self._rows_of(wanted)
+        if rows is None:
+            return None
+        self._counters.hit(len(rows), float(self._costs[wanted].sum()))
+        return self._table.ready(rows)
+
+    @property
+    def _each_in_its_row(self) -> bool:
+        """Whether row i is known to hold sample i, for all of them."""
+        return self._all_rows and self._known_rows == self.size
+
+    def _rows_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The rows of these samples; None if one of them isn't in a row."""
+        where: NDArray[np.int64] = self._where[wanted]
         if where.min() <= 0:
             return None
         fence()
-        self._counters.hit(len(where), float(self._costs[wanted].sum()))
-        return self._table.ready(torch.from_numpy(where - 1))
+        return where - 1
 
     def ready_spec(self) -> Spec | None:
         """The spec of all samples, if all of them are in rows."""
@@ -121,6 +133,7 @@ class MemoryStore:
             some = self._where[self._known_rows : self._known_rows + LOOK_ROWS]
             if some.min() <= 0:
                 return None
+            fence()
             self._known_rows += len(some)
         return None if self._format is None else self._format.spec
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from penstock.arena import Bytes, aligned
-from penstock.collate import Irregular, ReadyRows, Spec, spec_of
+from penstock.collate import Irregular, ReadyColumn, ReadyRows, Spec, spec_of
 from penstock.collate.dense import is_plain, tensor_in
 from penstock.pipeline import Marks
 from penstock.tree import flatten, unflatten
@@ -96,6 +97,7 @@ class RowTable:
     def __init__(self, form: RowFormat, block: Bytes, rows: int) -> None:
         self.format = form
         self.columns = form.columns(block, rows)
+        self._ready = [ReadyColumn(column) for column in self.columns]
         kinds = [column.kind for column in form.spec.columns]
         self._readers = [_reader(kind, column) for kind, column in zip(kinds, self.columns, strict=True)]
 
@@ -126,9 +128,9 @@ class RowTable:
         """A copy of one."""
         return unflatten(self.format.spec.structure, (read(row) for read in self._readers))
 
-    def ready(self, rows: torch.Tensor) -> ReadyRows:
+    def ready(self, rows: NDArray[np.int64]) -> ReadyRows:
         """Some of them, to be copied column by column."""
-        return ReadyRows(self.format.spec, self.columns, rows)
+        return ReadyRows(self.format.spec, self._ready, rows)
 
 
 def _reader(kind: type, column: torch.Tensor) -> Any:

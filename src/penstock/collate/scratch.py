@@ -43,7 +43,7 @@ class Scratch:
     def block(self, nbytes: int) -> Bytes:
         """At least so many uninitialised bytes."""
         memory = self._take(nbytes)
-        lease = np.frombuffer(memory, np.uint8)
+        lease = np.frombuffer(memory.data, np.uint8)  # over an array, its views would pass it by
         weakref.finalize(lease, self._idle.append, memory).atexit = False
         return lease
 

@@ -20,7 +20,7 @@ from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
 from penstock.loader.auto import controller_of, fixed_decisions, in_memory_decisions
 from penstock.machine import available_memory, private_memory
 from penstock.plan import Course
-from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine
+from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine, fitting
 from penstock.resume import Passage
 from penstock.stats import Recorder
 
@@ -69,6 +69,7 @@ class Session:
         self._generation = 0
         self._next_count = 1
         self._engine: Engine | ReadyEngine | None = None
+        self._together = 1
         self._settled = True
         self.arena = pool.take()
         self._owner = os.getpid()
@@ -88,6 +89,7 @@ class Session:
         size = getattr(loader.batch_sampler, "batch_size", None)
         if spec is None or (self.workers and (not size or size * spec.sample_bytes > GATHER_BYTES)):
             return None
+        self._together = fitting(spec, size) if size else 1
         return ready_getter(loader.dataset)
 
     def _started(self) -> Backend:
@@ -183,6 +185,7 @@ class Session:
         self._engine = ReadyEngine(
             passage,
             MOST_BATCHES if passage.foreseeable else max(1, self._ahead),
+            self._together,
             self._ready,
             recorder,
             lambda batches: self._workers_engine(dataclasses.replace(epoch, batches=batches), recorder),
