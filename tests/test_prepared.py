@@ -232,3 +232,15 @@ def test_stored_again(rows: Path, tmp_path: Path) -> None:
     batch, layout = encode(list(shard.stored()))
     write_shard(tmp_path / "again", batch, layout, shard.about)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("sample", [(), {}, [], {"a": [], "b": ()}], ids=str)
+def test_samples_that_hold_nothing(sample: Any, tmp_path: Path) -> None:
+    penstock.prepare([sample] * 3, tmp_path / "out", workers=0)
+    prepared = PreparedDataset(tmp_path / "out")
+    assert [prepared[index] for index in range(3)] == [sample] * 3
+
+
+def test_a_sparse_tensor_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(penstock.PrepareError, match="it is sparse"):
+        penstock.prepare([torch.eye(3).to_sparse()] * 3, tmp_path / "out", workers=0)

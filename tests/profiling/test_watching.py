@@ -117,7 +117,7 @@ def test_of_very_many_batches_some_are_looked_at_and_tell_the_same() -> None:
     loop = Ticking(wait_s=20e-6, step_s=60e-6)
     assert loop.epoch(MOST_SPANS // 2) == MOST_SPANS // 2  # the time line wants all
     seen = loop.epoch(100_000)
-    assert 10_000 < seen < 20_000
+    assert 5_000 < seen < 10_000
     recorder = loop.watch.recorder
     assert recorder.batches + recorder.passed_by == MOST_SPANS // 2 + 100_000
     figures = recorder.loop()

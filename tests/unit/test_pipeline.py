@@ -272,9 +272,15 @@ class Fails(Pictures):
         raise OSError("no such disk")
 
 
+class Uncopied(Pictures):
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(self.picture(index)), (number for number in range(index))
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (Uncopied, "what is to be kept can't be copied .TypeError: "),
         (DrawsFirst, "what dataset.transform is given isn't the same every time"),
         (DrawsInVain, "what dataset.transform is given isn't the same every time"),
         (WorksOnIt, "works on what its transform gives it"),

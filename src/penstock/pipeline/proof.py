@@ -92,7 +92,7 @@ def _trails(
     trail: list[_Step] = []
 
     def watch(site: int, place: int, parts: Parts) -> None:
-        trail.append(_Step(site, place, generators.states() != before, copy.deepcopy(parts)))
+        trail.append(_Step(site, place, generators.states() != before, _copied(parts)))
 
     cut = Cut(dataset, steps, watch)
     trails = {}
@@ -103,6 +103,14 @@ def _trails(
         cut.start(index)
         trails[index] = list(trail)
     return trails
+
+
+def _copied(values: Any) -> Any:
+    """A copy that nothing changes later."""
+    try:
+        return copy.deepcopy(values)
+    except Exception as error:  # torch can't copy some sparse tensors, say
+        raise CannotCut(f"what is to be kept can't be copied ({type(error).__name__}: {error})") from error
 
 
 def _first_difference(once: list[_Step], again: list[_Step]) -> _Step | None:
@@ -166,7 +174,7 @@ def _starts(
         begin = time.perf_counter()
         values, marks = cut.start(index)
         taken += time.perf_counter() - begin
-        made[index] = copy.deepcopy(values), marks
+        made[index] = _copied(values), marks
         if generators.states() != before:
             raise CannotCut("a random number is drawn, even if it changed nothing in what was tried")
     return made, taken

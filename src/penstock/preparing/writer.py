@@ -183,6 +183,9 @@ def _size(sample: Any) -> int:
     """Bytes, roughly, as a function of the sample."""
     total = 0
     for leaf in leaves_of(sample):
-        nbytes = leaf.nbytes if isinstance(leaf, torch.Tensor) else getattr(leaf, "nbytes", None)
+        if isinstance(leaf, torch.Tensor):
+            total += leaf.numel() * leaf.element_size()  # a sparse one, which is refused later, has no nbytes
+            continue
+        nbytes = getattr(leaf, "nbytes", None)
         total += nbytes if nbytes is not None else len(leaf) if isinstance(leaf, bytes | str) else 8
     return total

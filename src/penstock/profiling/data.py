@@ -151,6 +151,8 @@ class Samples:
     """Of most of its bytes."""
     collate_s: float = 0.0
     """Collating, for each sample."""
+    copy_bytes_per_s: float = 2e9
+    """At which as many bytes as its largest part has are copied in memory: what reading a cache takes."""
     deterministic: bool | None = None
     parts: tuple[Part, ...] = ()
     lines: tuple[Line, ...] = ()

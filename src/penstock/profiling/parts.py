@@ -162,7 +162,7 @@ def _replace(owner: Any, name: str, original: Any, timed: Any) -> None:
 def size_of(value: Any) -> int:
     """Bytes of the tensors, arrays, images and strings in a sample."""
     if isinstance(value, torch.Tensor | np.ndarray):
-        return int(value.nbytes)
+        return _nbytes(value)
     if isinstance(value, bytes | bytearray | str):
         return len(value)
     if isinstance(value, dict):
@@ -174,13 +174,18 @@ def size_of(value: Any) -> int:
     return 8
 
 
+def _nbytes(value: torch.Tensor | np.ndarray[Any, Any]) -> int:
+    """A sparse tensor counts as if it weren't, as it can't tell."""
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else value.nbytes
+
+
 def dtype_of(value: Any) -> str | None:
     """Of the largest tensor or array in a sample."""
     found: list[tuple[int, str]] = []
 
     def look(each: Any) -> None:
         if isinstance(each, torch.Tensor | np.ndarray):
-            found.append((int(each.nbytes), str(each.dtype).removeprefix("torch.")))
+            found.append((_nbytes(each), str(each.dtype).removeprefix("torch.")))
         elif isinstance(each, dict):
             for inner in each.values():
                 look(inner)

@@ -22,9 +22,8 @@ KNEE = 6
 order is the lower end of the interval."""
 MODEL_ERROR = 0.08
 BEYOND_MEASURED = 0.12
-CACHE_BYTES_PER_S = 2e9
 CACHE_SAMPLE_S = 1e-5
-"""What it takes to read a cached sample: its bytes, and something for itself."""
+"""What it takes to read a cached sample, beside copying it."""
 MOST_SAVED = 0.999
 SIZES = {
     "uint8": 1, "int8": 1, "bool": 1, "float16": 2, "bfloat16": 2, "int16": 2,
@@ -192,8 +191,9 @@ def _saving(m: Measurement, cache_after: str | None, dtype: str | torch.dtype | 
     nbytes = samples.nbytes if samples is not None else 0
     if cache_after is not None:
         before = prefix(m, cache_after)
+        assert samples is not None  # whose parts these are
         nbytes_there = before[-1].nbytes or nbytes
-        load = CACHE_SAMPLE_S + nbytes_there / CACHE_BYTES_PER_S
+        load = CACHE_SAMPLE_S + nbytes_there / samples.copy_bytes_per_s
         wall, cpu = sum(p.wall_s for p in before) - load, sum(p.cpu_s for p in before) - load
         cached, reads = nbytes_there * (m.setting.dataset_size or 0), False
     if dtype is not None:

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
@@ -24,6 +25,7 @@ from penstock.collate import Scratch, stack_into
 from penstock.errors import NotRepeatableError
 from penstock.fetch import batched_getter
 from penstock.pipeline import study
+from penstock.profiling.copying import copy_rate
 from penstock.profiling.data import Part, Trial
 from penstock.profiling.lines import LineSampler, Seen
 from penstock.profiling.parts import Stopwatch, dtype_of, size_of, split, time_libraries
@@ -75,6 +77,7 @@ class Answer:
     nbytes: int = 0
     dtype: str | None = None
     collate_s: float = 0.0
+    copy_rate: float | None = None
     steady: tuple[str, ...] | None = None
     """The names of the transforms' steps that are the same every time; None if that wasn't found out."""
     whole: bool = False
@@ -94,6 +97,7 @@ class Probe(Dataset[Answer]):
         self._source, self.dataset = replace(source, options=options), source.dataset
         self._collate, self._iterable = source.options["collate_fn"], source.iterable
         self._batched = source.batch_size is not None
+        self._threads = torch.get_num_threads()
 
     def __len__(self) -> int:
         return 1
@@ -171,11 +175,14 @@ class Probe(Dataset[Answer]):
 
     def _inline(self, task: Task, answer: Answer) -> None:
         """The loader alone, without workers: in this one, that there be none of user code in the training
-        process."""
+        process; with that one's threads."""
         info, torch_worker._worker_info = torch_worker._worker_info, None
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
         try:
             answer.trial = run_trial(self._source, 0, task.seconds, task.sample_s)
         finally:
+            torch.set_num_threads(threads)
             torch_worker._worker_info = info
 
     def _parts(self, task: Task, answer: Answer) -> None:
@@ -193,6 +200,7 @@ class Probe(Dataset[Answer]):
             else:
                 made += number
         answer.parts = stopwatch.parts(max(1, made)) if made else ()
+        answer.copy_rate = copy_rate(max((part.nbytes or 0 for part in answer.parts), default=0))
 
     def _lines(self, task: Task, answer: Answer) -> None:
         begin = time.perf_counter()

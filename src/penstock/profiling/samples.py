@@ -125,6 +125,7 @@ def _together(
         nbytes=costs.nbytes,
         dtype=costs.dtype,
         collate_s=costs.collate_s,
+        **({} if parts.copy_rate is None else {"copy_bytes_per_s": parts.copy_rate}),
         deterministic=None if steady is None or steady.steady is None else steady.whole,
         parts=_marked(_scaled(parts.parts, mean, cpu), steady),
         lines=tuple(_lines(lines.seen)),

@@ -27,7 +27,7 @@ LOOK_EVERY_S = 0.01
 OFTEN = 5
 """Where a loop takes so many batches between two looks, to look at each would be felt. Once the time line is
 full, those are looked at that come before the next look, and then none for `PASSED_BY_S`."""
-PASSED_BY_S = 7 * LOOK_EVERY_S
+PASSED_BY_S = 15 * LOOK_EVERY_S
 _Task = tuple[int, int, float, float, float]
 """What `Watch.note_task` is told."""
 CEILING_ROUNDS = 30

@@ -72,6 +72,8 @@ class Shard:
 
     def item_getter(self, key: str) -> Getter:
         """Of samples that are a dict: what makes this item alone, of a row that there is."""
+        if not self._fields:  # without a leaf, samples are stored whole
+            return lambda row: self._make(row)[key]
         return self._fields[key]
 
     def stored(self) -> Iterator[Any]:

@@ -1,0 +1,32 @@
+"""How fast this machine copies memory: what reading a sample from a cache takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+UNCACHED_BYTES = 64 << 20
+"""More than a processor's own caches hold."""
+LARGEST = 16 << 20
+COPIES = 25
+
+
+def copy_rate(nbytes: int) -> float | None:
+    """Bytes per second at which pieces of so many bytes are copied; None of no bytes.
+
+    Each comes from where the processor's caches don't hold it, and goes into memory that was in use before.
+    """
+    if not nbytes:
+        return None
+    piece = min(nbytes, LARGEST)
+    source = torch.ones(UNCACHED_BYTES, dtype=torch.uint8)
+    rates, room = [], UNCACHED_BYTES - piece
+    for turn in range(COPIES):
+        start = turn * (room // COPIES)
+        begin = time.perf_counter()
+        copied = source[start : start + piece].clone()
+        rates.append(piece / (time.perf_counter() - begin))
+        del copied
+    return statistics.median(rates)
