@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -164,33 +164,21 @@ def test_samples_are_never_made_here_where_there_are_workers(tmp_path: Any) -> N
     assert str(os.getpid()) not in set(log.read_text().split())
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads, for a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 class Alone(Known):
-    """Can only be made where there are no workers, and not in this process, but with as many threads."""
+    """Can only be made where there are no workers, and not in this process."""
 
     def __init__(self, process: int) -> None:
         super().__init__(0.0, 1000)
-        self.process, self.threads = process, torch.get_num_threads()
+        self.process = process
 
     def spend(self, index: int) -> None:  # noqa: ARG002
-        assert torch.get_num_threads() == self.threads
         assert torch.utils.data.get_worker_info() is None
         assert os.getpid() != self.process
 
 
 @pytest.mark.parametrize("kind", [penstock.DataLoader, TorchDataLoader])
 @pytest.mark.parametrize("sampler", [None, list(range(1000))], ids=["known order", "any sampler"])
-def test_without_workers_it_is_tried_in_another_process(
-    kind: Any, sampler: Any, threads: Callable[[int], None]
-) -> None:
-    threads(3)
+def test_without_workers_it_is_tried_in_another_process(kind: Any, sampler: Any) -> None:
     loader = kind(Alone(os.getpid()), batch_size=10, num_workers=1, shuffle=sampler is None, sampler=sampler)
     problems: list[str] = []
     trial = measure_inline(source_of(loader, 100), 0.2, 1e-5, problems)

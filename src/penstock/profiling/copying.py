@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-import torch
+import numpy as np
 
 UNCACHED_BYTES = 64 << 20
 """More than a processor's own caches hold."""
@@ -21,12 +21,12 @@ def copy_rate(nbytes: int) -> float | None:
     if not nbytes:
         return None
     piece = min(nbytes, LARGEST)
-    source = torch.ones(UNCACHED_BYTES, dtype=torch.uint8)
+    source = np.ones(UNCACHED_BYTES, np.uint8)
     rates, room = [], UNCACHED_BYTES - piece
     for turn in range(COPIES):
         start = turn * (room // COPIES)
         begin = time.perf_counter()
-        copied = source[start : start + piece].clone()
+        copied = source[start : start + piece].copy()
         rates.append(piece / (time.perf_counter() - begin))
         del copied
     return statistics.median(rates)

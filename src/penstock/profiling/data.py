@@ -88,6 +88,8 @@ class Ceiling:
     batch_s: float
     cpu_s: float
     """CPU time of the process for each batch."""
+    copy_s: float | None = None
+    """In which such a batch is copied to the accelerator; None where none is in use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,26 @@ def handover_s(m: Measurement) -> float | None:
     return max(0.0, min(trial.cpu_s + trial.main_cpu_s / trial.batch_size for trial in trials) - alone)
 
 
+def beside_samples_s(m: Measurement) -> dict[str, float]:
+    """Seconds that a batch takes beside ``dataset[i]``, by what is done; without what wasn't measured.
+
+    All but the last are computing: "collating" as without workers; "placing", what a worker does beyond that
+    to put a batch where the loop finds it; "hand-off", of the loop's thread; "copying to the device".
+    """
+    found: dict[str, float] = {}
+    trials = [trial for n, trial in trials_of(m).items() if n > 0]
+    if m.samples is not None:
+        found["collating"] = batch_size(m) * m.samples.collate_s
+    if m.samples is not None and trials:
+        each = max(0.0, min(trial.cpu_s for trial in trials) - sample_cpu_s(m))
+        found["placing"] = batch_size(m) * each
+    if trials:
+        found["hand-off"] = batch_size(m) * min(trial.main_cpu_s / trial.batch_size for trial in trials)
+    if m.ceiling is not None and m.ceiling.copy_s is not None:
+        found["copying to the device"] = m.ceiling.copy_s
+    return found
+
+
 def plateau(m: Measurement) -> float | None:
     """Samples per second at which more workers no longer help, although cores idle; None if they do help.
 

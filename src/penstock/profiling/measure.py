@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from penstock.loader import DataLoader
 from penstock.machine import available_memory, cpus
 from penstock.original import TorchDataLoader
-from penstock.profiling import figures
+from penstock.profiling import device, figures
 from penstock.profiling.data import Machine, Measurement, Samples, Setting, Trial
 from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_inline, measure_samples
 from penstock.profiling.trials import DISTURBED, source_of, try_workers, untouched, worker_counts
@@ -45,10 +45,9 @@ class Details:
 
 
 def machine() -> Machine:
-    device = "cpu"
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        device = torch.cuda.get_device_name()
-    return Machine(cpus(), available_memory(), device)
+    used = device.in_use()
+    name = "cpu" if used is None else torch.cuda.get_device_name(used)
+    return Machine(cpus(), available_memory(), name)
 
 
 def setting_of(loader: Any, where: str = "", has_step: bool = True) -> Setting:

@@ -16,7 +16,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
@@ -97,7 +96,6 @@ class Probe(Dataset[Answer]):
         self._source, self.dataset = replace(source, options=options), source.dataset
         self._collate, self._iterable = source.options["collate_fn"], source.iterable
         self._batched = source.batch_size is not None
-        self._threads = torch.get_num_threads()
 
     def __len__(self) -> int:
         return 1
@@ -175,14 +173,11 @@ class Probe(Dataset[Answer]):
 
     def _inline(self, task: Task, answer: Answer) -> None:
         """The loader alone, without workers: in this one, that there be none of user code in the training
-        process; with that one's threads."""
+        process; by one thread, as OpenMP would hang with more in a fork of a process that has used it."""
         info, torch_worker._worker_info = torch_worker._worker_info, None
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
         try:
             answer.trial = run_trial(self._source, 0, task.seconds, task.sample_s)
         finally:
-            torch.set_num_threads(threads)
             torch_worker._worker_info = info
 
     def _parts(self, task: Task, answer: Answer) -> None:

@@ -203,12 +203,18 @@ def _of(column: array[Any]) -> NDArray[Any]:
 
 class CeilingRecorder:
     """Of the same loop, with one batch again and again; the first round isn't counted. What the program does
-    between two epochs (`begin`) is no round."""
+    between two epochs (`begin`) is no round.
+
+    Attributes:
+        epochs: how many were begun.
+        copy_s: as in `Ceiling`, if somebody measured it.
+    """
 
     def __init__(self, clocks: Clocks | None = None) -> None:
         self._clocks = clocks or Clocks()
         self._given: tuple[float, float] | None = None
         self.epochs = 1
+        self.copy_s: float | None = None
         self._rounds: list[tuple[float, float]] = []
 
     def begin(self) -> None:
@@ -235,4 +241,5 @@ class CeilingRecorder:
         counted = self._rounds[1:] or self._rounds
         if not counted:
             return None
-        return Ceiling(len(counted), mean(wall for wall, _ in counted), mean(cpu for _, cpu in counted))
+        wall_s, cpu_s = mean(wall for wall, _ in counted), mean(cpu for _, cpu in counted)
+        return Ceiling(len(counted), wall_s, cpu_s, self.copy_s)

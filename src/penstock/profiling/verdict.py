@@ -199,6 +199,9 @@ def _evidence(m: Measurement) -> Iterator[str]:
     )
     if m.samples is not None:
         yield from _evidence_of_samples(m.samples)
+    beside = [f"{duration(seconds)} {what}" for what, seconds in figures.beside_samples_s(m).items()]
+    if beside:
+        yield f"beside dataset[i], a batch takes {', '.join(beside)}"
     for trial in m.trials:
         yield (
             f"the loader alone ({trial.loader}), {count(trial.workers, 'worker')}: "

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
+from penstock.profiling import device
 from penstock.profiling.data import Level, Loop, Span
 from penstock.profiling.recorder import UNKNOWN, CeilingRecorder, LoopRecorder
 from penstock.stats import task_observers
@@ -159,6 +160,11 @@ class Watch:
         if self._seen_before >= max(before + OFTEN, MOST_SPANS // 2):
             self.unseen_until = now + PASSED_BY_S
 
+    def keep(self, batch: Any) -> None:
+        """For the ceiling."""
+        self.kept = _copied(batch)
+        self.ceiling.copy_s = device.copy_s(batch, device.in_use())
+
     def asked_again(self) -> None:
         """The ceiling took a round more."""
         self.ceiling.asked()
@@ -218,19 +224,19 @@ class Watched:
         self._begun = True
         got = watch.recorder.got(samples_in(batch, watch.loader))
         if got >= watch.next_look and watch.look(got):
-            watch.kept = _copied(batch)
+            watch.keep(batch)
         return batch
 
     def _again(self) -> Any:
         """The batch that was kept, in a copy: the step may change it."""
         watch = self._watch
         if not self._let_go():
-            _synchronise()
+            device.synchronise(device.in_use())
             watch.asked_again()
             if watch.over:
                 return self._finish()
         batch = _copied(watch.kept)
-        _synchronise()
+        device.synchronise(device.in_use())
         watch.ceiling.gives()
         return batch
 
@@ -307,8 +313,3 @@ def _copied(batch: Any) -> Any:
         return copy.deepcopy(batch)
     except Exception:  # it can't be copied: the step gets it as it is
         return batch
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()

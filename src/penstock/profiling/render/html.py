@@ -102,6 +102,7 @@ def _of_loop(m: Measurement) -> list[tuple[str, str]]:
             "between two epochs",
             duration(m.loop.epoch_gap_s) if m.loop.epoch_gap_s is not None else "not measured",
         ),
+        *((f"{what}, a batch", duration(s)) for what, s in figures.beside_samples_s(m).items()),
     ]
 
 
