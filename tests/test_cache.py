@@ -348,6 +348,21 @@ def test_indices_that_are_tuples_are_left_to_the_dataset() -> None:
         assert batch[:, 0].tolist() == [3.0, 2.0]
 
 
+class Grouped(list[Any]):
+    """A batch sampler whose size is told in its own way."""
+
+    def __init__(self, size: Any) -> None:
+        super().__init__([[0, 1], [2, 3, 4], [5]])
+        self.batch_size = size
+
+
+@pytest.mark.parametrize("size", [2, [2, 3], "auto", None, -1, 0], ids=str)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_size_of_a_batch_sampler(size: Any, workers: int) -> None:
+    loader = penstock.DataLoader(filled(Floats(6)), batch_sampler=Grouped(size), num_workers=workers)
+    assert [batch[:, 0].tolist() for batch in loader] == [[0.0, 1.0], [2.0, 3.0, 4.0], [5.0]]
+
+
 @pytest.mark.parametrize("options", [{}, {"replacement": True}, {"num_samples": 100}])
 @pytest.mark.parametrize("size", [5, 8])
 def test_others_that_draw_from_the_samplers_generator_see_no_difference(options: Any, size: int) -> None:

@@ -330,6 +330,20 @@ def test_a_stream_goes_on_where_its_iterator_does(workers: int, policy: str) -> 
     assert [bad.message for bad in loader.errors] == ["item 3", "item 6", "item 9", "item 12"]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("options", [{"batch_size": 2}, {"batch_size": 3, "drop_last": True}], ids=str)
+def test_bad_samples_after_a_streams_last_batch_are_told_of(workers: int, options: dict[str, Any]) -> None:
+    loader = DataLoader(Stream(), num_workers=workers, on_error="skip", **options)
+    given = sum(len(batch) for batch in loader)
+    assert given == (8 if options["batch_size"] == 2 else 6)
+    assert [bad.message for bad in loader.errors] == ["item 3", "item 6", "item 9", "item 12"]
+    with (
+        DataLoader(Stream(), num_workers=workers, on_error="skip", max_errors=3, **options) as limited,
+        pytest.raises(TooManyErrorsError, match="item 12"),
+    ):
+        list(limited)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 import penstock
 from penstock.profiling.measure import watch_of
-from penstock.profiling.recorder import Clocks, LoopRecorder
+from penstock.profiling.recorder import NOT_COUNTED, Clocks, LoopRecorder
 from penstock.profiling.watching import MOST_SPANS, Limits, Watch, samples_in
 from penstock.stats import task_observers
 
@@ -102,15 +102,19 @@ class Ticking:
             self.now += self.wait_s
             yield number
 
+    @property
+    def looked_at(self) -> int:
+        return sum(samples != NOT_COUNTED for samples in self.watch.recorder._batches.samples)
+
     def epoch(self, count: int) -> int:
         """How many of its batches were looked at."""
-        before, taken = self.watch.recorder.batches, 0
+        before, taken = self.looked_at, 0
         for number in self.watch.iterate(lambda: self.batches(count), ignore):
             self.now += self.step_s
             assert number == taken
             taken += 1
         assert taken == count
-        return self.watch.recorder.batches - before
+        return self.looked_at - before
 
 
 def test_of_very_many_batches_some_are_looked_at_and_tell_the_same() -> None:
@@ -119,12 +123,38 @@ def test_of_very_many_batches_some_are_looked_at_and_tell_the_same() -> None:
     seen = loop.epoch(100_000)
     assert 5_000 < seen < 10_000
     recorder = loop.watch.recorder
-    assert recorder.batches + recorder.passed_by == MOST_SPANS // 2 + 100_000
     figures = recorder.loop()
     assert figures is not None
+    assert figures.samples == figures.batches == recorder.batches - 2 == MOST_SPANS // 2 + 100_000 - 2
     assert figures.waited_s / figures.batches == pytest.approx(20e-6)
     assert figures.stepped_s / figures.batches == pytest.approx(60e-6)
     assert recorder.elapsed == pytest.approx(80e-6 * (100_000 + MOST_SPANS // 2))
+
+
+@pytest.mark.parametrize("rare", [500, 997])
+@pytest.mark.parametrize("what", ["wait_s", "step_s"])
+def test_what_happens_now_and_then_is_not_missed(what: str, rare: int) -> None:
+    loop = Ticking(wait_s=50e-6, step_s=1e-3)
+    usual = getattr(loop, what)
+    for count, _ in enumerate(loop.watch.iterate(lambda: loop.batches(40_000), ignore), 1):
+        loop.now += loop.step_s
+        setattr(loop, what, 0.2 if count % rare == 0 else usual)
+    figures = loop.watch.recorder.loop()
+    assert figures is not None
+    total = 40_000 * usual + 40_000 // rare * (0.2 - usual)
+    found = figures.waited_s if what == "wait_s" else figures.stepped_s
+    assert found == pytest.approx(total, rel=0.02)
+    assert loop.watch.recorder.spent == pytest.approx(loop.watch.recorder.elapsed, rel=0.01)
+
+
+def test_a_slow_part_counts_for_what_it_took() -> None:
+    loop = Ticking(wait_s=0.005, step_s=0.001)
+    loop.epoch(2500)
+    loop.wait_s = 50e-6
+    loop.epoch(37_500)
+    figures = loop.watch.recorder.loop()
+    assert figures is not None
+    assert figures.waited_s == pytest.approx(2500 * 0.005 + 37_500 * 50e-6, rel=0.01)
 
 
 def test_the_first_batch_of_every_epoch_is_looked_at() -> None:

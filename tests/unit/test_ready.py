@@ -57,3 +57,10 @@ def test_a_batch_holds_the_memory_that_it_stands_in(sizes: list[int], dtype: tor
     for _ in range(3):
         list(ready(column, [9, 9, 9, 9]).batches(sizes, scratch))
     assert torch.equal(kept, column[4, 10:])
+
+
+@pytest.mark.parametrize("sample", [(), {}, {"a": ()}], ids=str)
+def test_samples_without_a_leaf(sample: object) -> None:
+    spec = spec_of(sample)
+    rows = ReadyRows(spec, [], np.arange(5))
+    assert list(rows.batches([2, 2, 1], Scratch())) == [torch.utils.data.default_collate([sample])] * 3

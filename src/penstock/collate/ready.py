@@ -49,7 +49,8 @@ class ReadyColumn:
         if self._items is not None and out.nbytes <= ALONE_BYTES and out.is_contiguous():
             self._gather(self._items, rows, bytes_of(out).numpy())
         else:
-            torch.index_select(_as_signed(self.tensor), 0, torch.from_numpy(rows), out=_as_signed(out))
+            wanted = torch.from_numpy(np.ascontiguousarray(rows))
+            torch.index_select(_as_signed(self.tensor), 0, wanted, out=_as_signed(out))
 
     def batches(self, rows: Rows, block: Bytes, start: int, sizes: list[int]) -> Iterator[torch.Tensor]:
         """Gather rows to `start` in `block`, which are so many batches; to autograd none is a view."""
@@ -101,6 +102,8 @@ class ReadyRows:
         structure = self.spec.batch_structure
         if structure is LEAF:
             return leaves[0]
+        if not leaves:
+            return (unflatten(structure, iter(())) for _ in sizes)
         return (unflatten(structure, iter(each)) for each in zip(*leaves, strict=True))
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:

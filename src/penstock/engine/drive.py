@@ -15,10 +15,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from penstock.arena import Arena
 from penstock.backends.base import Backend, Died, Done
+from penstock.bad import BadSample
 from penstock.engine.batch import Batch
 from penstock.engine.epoch import Epoch
 from penstock.engine.handover import Handed, failure, hand_over
@@ -30,6 +32,7 @@ from penstock.plan import NoIndices, Task, Window, parts_for, split, window
 from penstock.stats import Recorder
 
 _log = logging.getLogger("penstock")
+_PLACE = attrgetter("batch", "position")
 
 
 class Engine:
@@ -52,6 +55,8 @@ class Engine:
         self._rows = epoch.rows
         self._exhausted = False
         self._sampler_error: Exception | None = None
+        self._last_bad: tuple[BadSample, ...] = ()
+        """What iterators gave after their last batch."""
         self._raised: BaseException | None = None
         for worker, standing in backend.begin(epoch.course, epoch.batches.standings).items():
             epoch.batches.stands(worker, standing)
@@ -221,6 +226,7 @@ class Engine:
             self._turns.remove(batch.worker)
         self._exhausted |= not self._turns
         del self._making[batch.number]
+        self._last_bad += batch.bad
         self._arena.release(batch.slot)
         self._fill(self._window().high)
 
@@ -259,6 +265,8 @@ class Engine:
     def _raise_end(self) -> NoReturn:
         error, self._sampler_error = self._sampler_error, None
         if error is None:
+            bad, self._last_bad = self._last_bad, ()
+            self._epoch.book.add(sorted(bad, key=_PLACE), 0)
             raise StopIteration
         self._exhausted = False  # it may have more to give
         raise self._on_purpose(error)

@@ -174,7 +174,9 @@ class Fetcher:
             for index in task.indices:  # nothing is to be done in between
                 fetched.append(dataset[index])
         except Exception as error:
-            self._on_error(error, task.offset + len(fetched))
+            position = task.offset + len(fetched)
+            fetched.clear()  # the error's traceback keeps it
+            self._on_error(error, position)
             raise
         timing.fetch_s += self._clock() - begin
         timing.samples += len(fetched)

@@ -87,6 +87,8 @@ class Session:
             return None
         spec = ready_spec(loader.dataset)
         size = getattr(loader.batch_sampler, "batch_size", None)
+        if not isinstance(size, int) or size < 1:
+            size = None
         if spec is None or (self.workers and (not size or size * spec.sample_bytes > GATHER_BYTES)):
             return None
         self._together = fitting(spec, size) if size else 1

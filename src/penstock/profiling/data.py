@@ -53,7 +53,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The training loop, as it really ran: batches that were looked at, but for the first of each epoch."""
+    """The training loop, as it really ran; all but the first batch of each epoch."""
 
     batches: int
     samples: int

@@ -70,7 +70,7 @@ def _table(watch: Watch) -> Table:
     loop = watch.loop
     if loop is not None:
         rate = f"{loop.samples / max(loop.waited_s + loop.stepped_s, 1e-9):,.0f} samples/s"
-        table.add_row("", count(watch.recorder.batches + watch.recorder.passed_by, "batch"), rate)
+        table.add_row("", count(watch.recorder.batches, "batch"), rate)
         table.add_row(
             "",
             f"waits {share(waited_in_epochs(loop))} of the time",

@@ -30,6 +30,8 @@ class Clocks:
 
 UNKNOWN = float("inf")
 """The end of a step that isn't over, or of which nobody was told that it is."""
+NOT_COUNTED = -1
+"""The samples of a batch that wasn't looked at."""
 
 
 @dataclass(slots=True)
@@ -53,15 +55,15 @@ class LoopRecorder:
     start is in them.
 
     Attributes:
-        batches: how many were looked at.
-        passed_by: how many others there were.
+        batches: how many there were.
+        wall: the clock.
         asked: when ``next()`` was called last.
         started: when ``iter()`` was called first.
     """
 
     def __init__(self, settle: int = 0, clocks: Clocks | None = None) -> None:
         self._settle, self._clocks = settle, clocks or Clocks()
-        self._wall = self._clocks.wall
+        self.wall = self._clocks.wall
         self._begun = self.asked = 0.0
         self._iterating, self._lasted = False, 0.0
         self._thread = self._process = 0.0
@@ -75,13 +77,13 @@ class LoopRecorder:
         self._epochs = 0
         self._cpu: dict[int, tuple[float, float]] = {}
         """CPU time of waiting and of the step, by the batch's number."""
-        self.batches = self.passed_by = 0
+        self.batches = 0
         self.started: float | None = None
 
     def begin(self) -> None:
         """``iter()`` is called."""
         self.close()
-        now = self._wall()
+        now = self.wall()
         if self._iterating:  # the epoch before was left early, nobody knows when
             self._over(now)
         self._begun, self._iterating = now, True
@@ -91,7 +93,7 @@ class LoopRecorder:
 
     def ask(self) -> None:
         """``next()`` is called: the step before it is over."""
-        self.asked = now = self._wall()
+        self.asked = now = self.wall()
         if self._stepping:
             self._stepping = False
             self._batches.done[-1] = now
@@ -102,15 +104,21 @@ class LoopRecorder:
             self._thread = self._clocks.thread_cpu()
 
     def pass_by(self) -> None:
-        """``next()`` is called, for a batch that isn't looked at; not for an epoch's first."""
+        """A batch is there, asked for when `asked` says, of which nothing but the time is to be known; not an
+        epoch's first."""
+        batches = self._batches
         if self._stepping:
-            self.ask()
-        else:
-            self.asked = self._wall()
+            batches.done[-1] = self.asked
+        batches.asked.append(self.asked)
+        batches.got.append(self.wall())
+        batches.done.append(UNKNOWN)
+        batches.samples.append(NOT_COUNTED)
+        self._stepping, self._reads_cpu = True, False
+        self.batches += 1
 
     def got(self, samples: int) -> float:
         """A batch is there. Returns the time."""
-        now, batches = self._wall(), self._batches
+        now, batches = self.wall(), self._batches
         if self._reads_cpu:
             self._thread = self._clocks.thread_cpu() - self._thread
             self._process = self._clocks.process_cpu()
@@ -134,7 +142,10 @@ class LoopRecorder:
 
     def end(self) -> None:
         """``StopIteration`` is about to be raised."""
-        now = self._wall()
+        now = self.wall()
+        if self._stepping:  # it ended where a batch would have been passed by
+            self._stepping = False
+            self._batches.done[-1] = self.asked
         self._end_s = now - self.asked
         self._over(now)
 
@@ -151,7 +162,7 @@ class LoopRecorder:
     def elapsed(self) -> float:
         """Seconds from ``iter()`` to ``StopIteration``, of all epochs; of one that is left early, to the next
         ``iter()``, as nobody tells when it was."""
-        return self.elapsed_at(self._wall())
+        return self.elapsed_at(self.wall())
 
     def elapsed_at(self, now: float) -> float:
         """The same, where it is known what time it is."""
@@ -185,7 +196,7 @@ class LoopRecorder:
         cpu = [self._cpu[number] for number in counted.tolist() if number in self._cpu]
         return Loop(
             len(counted),
-            int(_of(batches.samples)[counted].sum()),
+            self._samples_of(counted),
             tuple((got - asked).tolist()),
             tuple((done - got).tolist()),
             self._first_s,
@@ -194,6 +205,13 @@ class LoopRecorder:
             mean(waiting for waiting, _ in cpu),
             mean(stepping for _, stepping in cpu),
         )
+
+    def _samples_of(self, counted: NDArray[np.intp]) -> int:
+        """In these batches; those that weren't looked at hold as many as others."""
+        every = _of(self._batches.samples)
+        seen, known = every[counted], every[every != NOT_COUNTED]
+        missing = int((seen == NOT_COUNTED).sum())
+        return int(seen[seen != NOT_COUNTED].sum()) + round(missing * float(known.mean()))
 
 
 def _of(column: array[Any]) -> NDArray[Any]:

@@ -27,7 +27,7 @@ LOOK_EVERY_S = 0.01
 """Between two looks at how far the loop has come; a limit of batches wants one at each."""
 OFTEN = 5
 """Where a loop takes so many batches between two looks, to look at each would be felt. Once the time line is
-full, those are looked at that come before the next look, and then none for `PASSED_BY_S`."""
+full, those are looked at that come before the next look, and then none for `PASSED_BY_S`. All are timed."""
 PASSED_BY_S = 15 * LOOK_EVERY_S
 _Task = tuple[int, int, float, float, float]
 """What `Watch.note_task` is told."""
@@ -203,9 +203,10 @@ class Watched:
         try:
             if not self._begun or watch.recorder.asked >= watch.unseen_until:
                 return self._seen(watch)
-            watch.recorder.pass_by()
+            recorder = watch.recorder
+            recorder.asked = recorder.wall()
             batch = next(self._inner)
-            watch.recorder.passed_by += 1
+            recorder.pass_by()
             return batch
         except StopIteration:
             watch.recorder.end()
