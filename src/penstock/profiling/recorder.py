@@ -58,6 +58,8 @@ class LoopRecorder:
         batches: how many there were.
         wall: the clock.
         asked: when ``next()`` was called last.
+        passed: of each batch of which nothing but the time is to be known, when it was asked for and when it
+            came; whoever notes that here sets `asked` as well. None is the first of an epoch.
         started: when ``iter()`` was called first.
     """
 
@@ -78,6 +80,7 @@ class LoopRecorder:
         self._cpu: dict[int, tuple[float, float]] = {}
         """CPU time of waiting and of the step, by the batch's number."""
         self.batches = 0
+        self.passed = array("d")
         self.started: float | None = None
 
     def begin(self) -> None:
@@ -93,6 +96,8 @@ class LoopRecorder:
 
     def ask(self) -> None:
         """``next()`` is called: the step before it is over."""
+        if self.passed:
+            self._take_in_passed()
         self.asked = now = self.wall()
         if self._stepping:
             self._stepping = False
@@ -103,18 +108,19 @@ class LoopRecorder:
         if self._reads_cpu:
             self._thread = self._clocks.thread_cpu()
 
-    def pass_by(self) -> None:
-        """A batch is there, asked for when `asked` says, of which nothing but the time is to be known; not an
-        epoch's first."""
-        batches = self._batches
+    def _take_in_passed(self) -> None:
+        """Count them with the others."""
+        asked, got, batches = self.passed[::2], self.passed[1::2], self._batches
+        del self.passed[:]
         if self._stepping:
-            batches.done[-1] = self.asked
-        batches.asked.append(self.asked)
-        batches.got.append(self.wall())
+            batches.done[-1] = asked[0]
+        batches.asked.extend(asked)
+        batches.got.extend(got)
+        batches.done.extend(asked[1:])
         batches.done.append(UNKNOWN)
-        batches.samples.append(NOT_COUNTED)
+        batches.samples.extend(NOT_COUNTED for _ in asked)
         self._stepping, self._reads_cpu = True, False
-        self.batches += 1
+        self.batches += len(asked)
 
     def got(self, samples: int) -> float:
         """A batch is there. Returns the time."""
@@ -143,6 +149,8 @@ class LoopRecorder:
     def end(self) -> None:
         """``StopIteration`` is about to be raised."""
         now = self.wall()
+        if self.passed:
+            self._take_in_passed()
         if self._stepping:  # it ended where a batch would have been passed by
             self._stepping = False
             self._batches.done[-1] = self.asked
@@ -155,6 +163,8 @@ class LoopRecorder:
 
     def close(self) -> None:
         """Nobody will tell how long the last step took."""
+        if self.passed:
+            self._take_in_passed()
         self._stepping = False
         self._end_s = 0.0 if not self._in_epoch else self._end_s
 

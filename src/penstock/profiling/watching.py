@@ -204,9 +204,9 @@ class Watched:
             if not self._begun or watch.recorder.asked >= watch.unseen_until:
                 return self._seen(watch)
             recorder = watch.recorder
-            recorder.asked = recorder.wall()
+            recorder.asked = asked = recorder.wall()
             batch = next(self._inner)
-            recorder.pass_by()
+            recorder.passed.extend((asked, recorder.wall()))
             return batch
         except StopIteration:
             watch.recorder.end()
