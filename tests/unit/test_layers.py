@@ -89,6 +89,7 @@ EXPORTED = {
         "penstock.pipeline.sites",
         "penstock.pipeline.study",
         "penstock.stats",
+        "penstock.tree",
     },
 }
 """The same for rooms of layer 6 that `penstock` exports, and that therefore can't import it."""
