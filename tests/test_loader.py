@@ -299,15 +299,16 @@ def test_copies_have_workers_of_their_own() -> None:
 
 
 def test_use_in_a_forked_child_is_refused_and_harmless() -> None:
-    loader = DataLoader(Squares(40), batch_size=2, num_workers=2)
+    loader = DataLoader(Squares(400), batch_size=2, num_workers=2)
     iterator = iter(loader)
-    kept = [next(iterator)]
+    kept = [next(iterator) for _ in range(20)]  # some of those that follow are ready
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            next(iterator)
-        except ClosedError:
+            for _ in range(2):
+                with pytest.raises(ClosedError):
+                    next(iterator)
             kept.clear()
             loader.close()
             code = 0
@@ -315,7 +316,7 @@ def test_use_in_a_forked_child_is_refused_and_harmless() -> None:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     kept += list(iterator)
-    assert [labels.tolist() for _, labels in kept] == [[i, i + 1] for i in range(0, 40, 2)]
+    assert [labels.tolist() for _, labels in kept] == [[i, i + 1] for i in range(0, 400, 2)]
 
 
 def test_without_workers_a_forked_child_goes_on_by_itself() -> None:

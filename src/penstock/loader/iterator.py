@@ -88,6 +88,7 @@ class LoaderIterator(LikeTorchs):
 
     def __next__(self) -> Any:
         if self._turn_forks != forks.count:  # the thread that has its turn may not be here
+            self._session.require_usable_here()
             self._turn, self._turn_forks = threading.RLock(), forks.count
         try:
             with self._turn:

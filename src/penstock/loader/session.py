@@ -105,6 +105,12 @@ class Session:
                 raise
         return self._backend
 
+    def require_usable_here(self) -> None:
+        """Raise `ClosedError` in a process forked from the one whose workers these are: a batch that is ready
+        would be handed over in both, and its memory used again by one."""
+        if self._backend is not None and not self._backend.usable_here:
+            self._backend.require_open()
+
     def _job_of(self, loader: Loader) -> WorkerJob | None:
         if self.workers == 0:
             return None
