@@ -181,6 +181,13 @@ def test_a_loop_that_gets_slow_is_looked_at_again() -> None:
     assert loop.epoch(100) >= 98
 
 
+def test_passing_by_ends_when_there_are_fewer_batches() -> None:
+    loop = Ticking(wait_s=20e-6, step_s=60e-6)
+    loop.epoch(10_000)
+    loop.step_s = 0.01
+    assert loop.epoch(1000) >= 950
+
+
 def test_so_many_batches_are_exactly_so_many() -> None:
     loader = penstock.DataLoader(TensorDataset(torch.arange(6000)), batch_size=1)
     watch = watch_of(loader, Limits(5000, 1000), False, ignore)

@@ -26,7 +26,7 @@ MOST_SPANS = 5000
 LOOK_EVERY_S = 0.01
 """Between two looks at how far the loop has come; a limit of batches wants one at each."""
 OFTEN = 5
-"""Where a loop takes so many batches between two looks, to look at each would be felt. Once the time line is
+"""Where a loop takes so many batches in `LOOK_EVERY_S`, to look at each would be felt. Once the time line is
 full, those are looked at that come before the next look, and then none for `PASSED_BY_S`. All are timed."""
 PASSED_BY_S = 15 * LOOK_EVERY_S
 _Task = tuple[int, int, float, float, float]
@@ -71,7 +71,8 @@ class Watch:
         """The batch for the ceiling."""
         self._tasks: list[_Task] = []
         self.next_look = self._level_at = self.unseen_until = 0.0
-        self._seen_before = 0
+        self._last_look = 0.0, 0
+        """When it was, and how many batches there had been."""
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
         self._tick, self._phase, self.in_loop = tick, _Phase.LOOP, True
         self._epoch: weakref.ref[Watched] | None = None
@@ -156,8 +157,10 @@ class Watch:
 
     def _pass_by(self, now: float) -> None:
         """Decide whether the next batches are looked at."""
-        before, self._seen_before = self._seen_before, self.recorder.batches
-        if self._seen_before >= max(before + OFTEN, MOST_SPANS // 2):
+        (then, before), batches = self._last_look, self.recorder.batches
+        self._last_look = now, batches
+        often = (batches - before) * LOOK_EVERY_S >= OFTEN * (now - then)
+        if often and batches >= MOST_SPANS // 2:
             self.unseen_until = now + PASSED_BY_S
 
     def keep(self, batch: Any) -> None:
