@@ -169,3 +169,10 @@ def test_noise_widens_the_interval() -> None:
 
 def test_a_loop_alone_is_enough_for_its_own_figures() -> None:
     assert loop(0.1, 0.3).waited_s == pytest.approx(2)
+
+
+def test_a_cache_is_read_as_fast_as_the_machine_copies() -> None:
+    m = with_parts(measured(workers=1, sample=0.01, step=0.0), decode=0.006, RandomCrop=0.004)
+    assert m.samples is not None
+    slow = replace(m, samples=replace(m.samples, copy_bytes_per_s=500 / 0.003))  # a part has 500 bytes
+    assert predict(slow, cache_after="decode").samples_per_s == pytest.approx(1 / 0.007, rel=0.02)
