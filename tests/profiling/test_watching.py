@@ -131,6 +131,14 @@ def test_of_very_many_batches_some_are_looked_at_and_tell_the_same() -> None:
     assert recorder.elapsed == pytest.approx(80e-6 * (100_000 + MOST_SPANS // 2))
 
 
+def test_short_epochs_with_time_between_them_are_passed_by_too() -> None:
+    loop = Ticking(wait_s=20e-6, step_s=260e-6)
+    loop.epoch(MOST_SPANS // 2)
+    for _ in range(10):
+        loop.now += 0.3
+        assert loop.epoch(100) < 10
+
+
 @pytest.mark.parametrize("rare", [500, 997])
 @pytest.mark.parametrize("what", ["wait_s", "step_s"])
 def test_what_happens_now_and_then_is_not_missed(what: str, rare: int) -> None:

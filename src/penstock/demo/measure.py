@@ -4,6 +4,7 @@ Nothing here knows what is loaded. The benchmarks stand on this module too.
 """
 
 import gc
+import random
 import resource
 import statistics
 import time
@@ -133,18 +134,17 @@ def measure(
 ) -> tuple[Summary, ...]:
     """Run every contender once to warm up and then `rounds` times, and summarise.
 
-    In each round all have their turn, so that a change in the machine's speed meets all alike, and
-    each round starts with another one, so that none always runs after the same one. `advance` is
-    called after each pass, warm-up included: `passes(...)` times in all.
+    In each round all have their turn, so that a change in the machine's speed meets all alike, in an order
+    drawn anew, so that none always runs after the same one. `advance` is called after each pass, warm-up
+    included: `passes(...)` times in all.
 
     Meanwhile torch's operations have one thread in this process, as they have in every worker.
     """
     runs: list[list[Pass]] = [[] for _ in contenders]
-    count = len(contenders)
+    turns, order = random.Random(0), range(len(contenders))
     with _one_thread():
-        for turn in range(rounds + 1):
-            for place in range(count):
-                which = (turn + place) % count
+        for _ in range(rounds + 1):
+            for which in turns.sample(order, len(order)):
                 runs[which].append(contenders[which].run())
                 advance()
     return tuple(

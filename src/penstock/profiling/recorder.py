@@ -80,7 +80,7 @@ class LoopRecorder:
         self._cpu: dict[int, tuple[float, float]] = {}
         """CPU time of waiting and of the step, by the batch's number."""
         self.batches = 0
-        self.passed = array("d")
+        self.passed: list[float] = []
         self.started: float | None = None
 
     def begin(self) -> None:
@@ -111,7 +111,7 @@ class LoopRecorder:
     def _take_in_passed(self) -> None:
         """Count them with the others."""
         asked, got, batches = self.passed[::2], self.passed[1::2], self._batches
-        del self.passed[:]
+        self.passed.clear()
         if self._stepping:
             batches.done[-1] = asked[0]
         batches.asked.extend(asked)

@@ -72,7 +72,7 @@ class Watch:
         self._tasks: list[_Task] = []
         self.next_look = self._level_at = self.unseen_until = 0.0
         self._last_look = 0.0, 0
-        """When it was, and how many batches there had been."""
+        """How long the epochs had lasted by then, and how many batches there had been."""
         self._after_loop = _Phase.CEILING if ceiling else _Phase.OVER
         self._tick, self._phase, self.in_loop = tick, _Phase.LOOP, True
         self._epoch: weakref.ref[Watched] | None = None
@@ -151,15 +151,15 @@ class Watch:
             self._level_at = now + LOOK_EVERY_S
             self.levels.append(Level(now - (self.recorder.started or 0.0), self._slots_in_use()))
         if self.limits.reached(self.recorder, now):
-            self._phase, self.in_loop = self._after_loop, False
+            self._phase, self.in_loop, self.unseen_until = self._after_loop, False, 0.0
         self._tick(self)
         return self._phase is _Phase.CEILING
 
     def _pass_by(self, now: float) -> None:
         """Decide whether the next batches are looked at."""
         (then, before), batches = self._last_look, self.recorder.batches
-        self._last_look = now, batches
-        often = (batches - before) * LOOK_EVERY_S >= OFTEN * (now - then)
+        self._last_look = elapsed, _ = self.recorder.elapsed_at(now), batches
+        often = (batches - before) * LOOK_EVERY_S >= OFTEN * (elapsed - then)
         if often and batches >= MOST_SPANS // 2:
             self.unseen_until = now + PASSED_BY_S
 
@@ -201,18 +201,21 @@ class Watched:
 
     def __next__(self) -> Any:
         watch = self._watch
-        if not watch.in_loop:
+        recorder = watch.recorder
+        passed_by = recorder.asked < watch.unseen_until and self._begun
+        if not (passed_by or watch.in_loop):
             return self._finish() if watch.over else self._again()
         try:
-            if not self._begun or watch.recorder.asked >= watch.unseen_until:
+            if not passed_by:
                 return self._seen(watch)
-            recorder = watch.recorder
-            recorder.asked = asked = recorder.wall()
+            wall, note = recorder.wall, recorder.passed.append
+            recorder.asked = asked = wall()
             batch = next(self._inner)
-            recorder.passed.extend((asked, recorder.wall()))
+            note(asked)
+            note(wall())
             return batch
         except StopIteration:
-            watch.recorder.end()
+            recorder.end()
             self.ended = True
             self._done(watch)
             raise
