@@ -18,8 +18,10 @@ OVERHEAD = "overhead"
 WATCHED = "watched"
 AT_LEAST = 0.98
 SHORTER = {"pil": 6, "uint8": 6, "tiny": 6, "cheap": 60}
-"""Passes of a tenth of a second or so (images: a second), and as many more of them: a machine's speed may
-change by half within a second, and two in turn should have the same."""
+"""Passes of a tenth of a second or so (images: a second): a machine's speed may change by half within a
+second, and two in turn should have the same."""
+MORE_ROUNDS = {"pil": 6, "uint8": 6, "tiny": 30, "cheap": 60}
+"""As many more of them."""
 _ENDLESS = Limits(None, float("inf"))
 
 
@@ -52,7 +54,7 @@ def overhead_case(work: str, scale: Scale, folder: Path) -> Case:
     title, options = WORKS[work](shorter, folder)
     kinds = ((penstock.DataLoader, "penstock"), (partial(Profiled, {}), WATCHED))
     contenders = [contender(kind, name, workers, options) for workers in (0, cpus()) for kind, name in kinds]
-    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=parts)
+    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=MORE_ROUNDS[work])
 
 
 def _targets(rows: Sequence[Summary]) -> list[Target]:

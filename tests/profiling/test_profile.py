@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
 
 import penstock
-from penstock.profiling import figures
+from penstock.profiling import figures, trials
+from penstock.profiling.data import Loop
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.figures import alone_s
 from penstock.profiling.measure import (
     Details,
     assemble,
+    batch_at_most_s,
     machine,
     measure_details,
     measure_loop,
@@ -201,9 +204,46 @@ def test_the_random_state_is_left_alone() -> None:
     loader = penstock.DataLoader(data, batch_size=4, shuffle=True, num_workers=1, generator=generator)
     torch.manual_seed(5)
     before = generator.get_state().clone(), torch.get_rng_state().clone()
-    measure_details(loader, lambda _: None, 1.0)
+    measure_details(loader, None, lambda _: None, 1.0)
     assert torch.equal(generator.get_state(), before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+class Hanging(Dataset[int]):
+    """Hangs where so many workers are at it."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> int:
+        info = get_worker_info()
+        if info is not None and info.num_workers == self.workers:
+            threading.Event().wait()
+        return index
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [penstock.DataLoader, TorchDataLoader])
+def test_a_dataset_that_hangs_is_told_of(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "PATIENCE_S", 2.0)
+    hangs = "nothing came for 2 s: the dataset hangs in a worker"
+    always = measure_details(kind(Hanging(1), batch_size=4, num_workers=1), None, lambda _: None, 1.0)
+    assert always.problems == [f"no sample could be measured: {hangs}"]
+    by_two = measure_details(kind(Hanging(2), batch_size=4, num_workers=1), None, lambda _: None, 1.0)
+    assert by_two.samples is not None
+    assert hangs in by_two.problems
+    assert any(problem.startswith("num_workers=2 couldn't be tried") for problem in by_two.problems)
+    assert [trial.workers for trial in by_two.trials] == [0, 1]
+
+
+def test_what_counts_as_hanging_follows_from_the_loop() -> None:
+    loop = Loop(3, 12, (1.0, 0.5), (4.0, 5.0), 3.0)
+    assert batch_at_most_s(loop, 2) == 11.0
+    assert batch_at_most_s(loop, 0) == 5.5
+    assert source_of(penstock.DataLoader([1]), 1, 11.0).patience_s == 60 + 20 * 11
 
 
 class Stream(IterableDataset[int]):

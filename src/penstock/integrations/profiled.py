@@ -193,7 +193,8 @@ class _Session:
         site.details = Details()
         self._ours = True
         try:
-            site.details = measure_details(site.loader, self._live.say, self._options.seconds)
+            say, seconds = self._live.say, self._options.seconds
+            site.details = measure_details(site.loader, site.watch.loop, say, seconds)
         except Exception as error:
             site.details.problems.append(f"{type(error).__name__}: {error}")
         finally:

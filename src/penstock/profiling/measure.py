@@ -13,7 +13,7 @@ from penstock.loader import DataLoader
 from penstock.machine import available_memory, cpus
 from penstock.original import TorchDataLoader
 from penstock.profiling import device, figures
-from penstock.profiling.data import Machine, Measurement, Samples, Setting, Trial
+from penstock.profiling.data import Loop, Machine, Measurement, Samples, Setting, Trial
 from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_inline, measure_samples
 from penstock.profiling.trials import DISTURBED, source_of, try_workers, untouched, worker_counts
 from penstock.profiling.watching import Limits, Watch
@@ -100,19 +100,34 @@ def _nothing(_: Watch) -> None:
     """An epoch is over: on with the next."""
 
 
-def measure_details(loader: Any, say: Say, seconds: float) -> Details:
-    """The samples, and the loader alone, where the loop is watched for so many seconds.
+def measure_details(loader: Any, loop: Loop | None, say: Say, seconds: float) -> Details:
+    """The samples, and the loader alone, where the loop was watched for so many seconds.
 
-    What fails is told in the problems: half a report is better than none.
+    What fails or hangs is told in the problems: half a report is better than none.
     """
     details = Details()
     with untouched(loader):
-        _measure(loader, details, say, min(1.0, max(LEAST, seconds / FULL_S)))
+        _measure(
+            loader,
+            batch_at_most_s(loop, loader.num_workers),
+            details,
+            say,
+            min(1.0, max(LEAST, seconds / FULL_S)),
+        )
     return details
 
 
-def _measure(loader: Any, details: Details, say: Say, part: float) -> None:
-    source = source_of(loader, MOST_SAMPLES)
+def batch_at_most_s(loop: Loop | None, workers: int) -> float:
+    """What a batch takes at most to make, if as many workers as there are made one each while the loop went
+    round once."""
+    if loop is None:
+        return 0.0
+    rounds = (wait + step for wait, step in zip(loop.waits, loop.steps, strict=True))
+    return max(1, workers) * max(loop.first_batch_s, *rounds)
+
+
+def _measure(loader: Any, batch_s: float, details: Details, say: Say, part: float) -> None:
+    source = source_of(loader, MOST_SAMPLES, batch_s)
     say("measuring samples in a worker")
     try:
         details.samples = measure_samples(source, SAMPLES_S * part, details.problems)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+from penstock.errors import BatchTimeoutError
 from penstock.loader import DataLoader
 from penstock.profiling.data import Line, Part, Samples, SlowSample, Trial
 from penstock.profiling.lines import Seen
@@ -92,10 +93,14 @@ def _ask(source: Source, tasks: Sequence[Task], workers: int) -> list[Answer]:
                 worker_init_fn=Dress(source.dataset, options["worker_init_fn"]),
                 multiprocessing_context=options["multiprocessing_context"],
                 prefetch_factor=len(tasks),
+                timeout=source.patience_s,
             ) as loader,
         ):
             warnings.simplefilter("ignore")
             return list(loader)
+    except BatchTimeoutError:
+        hangs = f"nothing came for {source.patience_s:.0f} s: the dataset hangs in a worker"
+        return [Answer(problem=hangs)] * len(tasks)
     except Exception as error:  # a worker that died, a dataset that can't be sent
         return [Answer(problem=f"{type(error).__name__}: {error}")] * len(tasks)
 

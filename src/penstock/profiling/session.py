@@ -53,7 +53,7 @@ def profile(
     of, setting = machine(), setting_of(loader, has_step=step is not None)
     with Live(live) as view:
         watch = measure_loop(loader, step, limits, view.tick)
-        details = measure_details(loader, view.say, seconds)
+        details = measure_details(loader, watch.loop, view.say, seconds)
         report = Report(assemble(watch, details, setting, of))
         if check:
             report = _checked(report, loader, step, limits, view)

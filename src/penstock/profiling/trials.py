@@ -30,6 +30,8 @@ MOST_BATCHES = 5000
 MANY_SAMPLES, DRAWING_S = 20_000, 0.05
 """So many different samples are tried, if their indices are drawn in such a time: the same few, again and
 again, would lie in the processor's caches."""
+PATIENCE_S, PATIENT_TIMES = 60.0, 20.0
+"""A sample counts as hanging after this time and as many times what a batch took in the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Source:
     plain: bool
     """They are cut from an order that it costs nothing to follow."""
     options: dict[str, Any]
+    patience_s: float = PATIENCE_S
+    """A worker that gives nothing for so long is waited for no longer."""
 
     @property
     def iterable(self) -> bool:
@@ -53,7 +57,9 @@ class Source:
     def loader(self, workers: int, batch_size: int | None, kind: str | None = None) -> Any:
         """A loader with so many workers, and batches of at most this size."""
         options = {**self.options, "num_workers": workers}
-        if not workers:
+        if workers:
+            options |= {"timeout": self.patience_s}
+        else:
             options = {
                 k: v for k, v in options.items() if k not in ("multiprocessing_context", "prefetch_factor")
             }
@@ -83,9 +89,9 @@ def _for_torch(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def source_of(loader: Any, samples: int) -> Source:
+def source_of(loader: Any, samples: int, batch_s: float = 0.0) -> Source:
     """What `loader` loads: at least `samples` indices, or all of an epoch, as its sampler gives them; in
-    `untouched` only."""
+    `untouched` only. `batch_s` is what a batch took at most in the loop."""
     kind = "penstock" if isinstance(loader, DataLoader) else "torch"
     options: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
@@ -106,7 +112,8 @@ def source_of(loader: Any, samples: int) -> Source:
                 break
     size = loader.batch_size or _common_size(loader, batches)
     plain = is_known(loader._index_sampler, loader._auto_collation)
-    return Source(kind, loader.dataset, tuple(batches), size, plain, options)
+    patience_s = PATIENCE_S + PATIENT_TIMES * batch_s
+    return Source(kind, loader.dataset, tuple(batches), size, plain, options, patience_s)
 
 
 def _common_size(loader: Any, batches: list[Any]) -> int | None:
