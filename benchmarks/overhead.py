@@ -54,7 +54,8 @@ def overhead_case(work: str, scale: Scale, folder: Path) -> Case:
     title, options = WORKS[work](shorter, folder)
     kinds = ((penstock.DataLoader, "penstock"), (partial(Profiled, {}), WATCHED))
     contenders = [contender(kind, name, workers, options) for workers in (0, cpus()) for kind, name in kinds]
-    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=MORE_ROUNDS[work])
+    rounds = MORE_ROUNDS[work]
+    return Case(f"{OVERHEAD}-{work}", title, contenders, _targets, rival="penstock", more_rounds=rounds)
 
 
 def _targets(rows: Sequence[Summary]) -> list[Target]:

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
 
 import penstock
-from penstock.profiling import figures, trials
+from penstock.profiling import figures
+from penstock.profiling.alone import source_of
 from penstock.profiling.data import Loop
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.figures import alone_s
@@ -29,7 +30,6 @@ from penstock.profiling.measure import (
     setting_of,
 )
 from penstock.profiling.samples import measure_inline, measure_samples
-from penstock.profiling.trials import source_of
 from penstock.profiling.watching import Limits
 from tests.profiling.subjects import (
     Beside,
@@ -228,7 +228,7 @@ class Hanging(Dataset[int]):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [penstock.DataLoader, TorchDataLoader])
 def test_a_dataset_that_hangs_is_told_of(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "PATIENCE_S", 2.0)
+    monkeypatch.setattr("penstock.profiling.alone.PATIENCE_S", 2.0)
     hangs = "nothing came for 2 s: the dataset hangs in a worker"
     always = measure_details(kind(Hanging(1), batch_size=4, num_workers=1), None, lambda _: None, 1.0)
     assert always.problems == [f"no sample could be measured: {hangs}"]

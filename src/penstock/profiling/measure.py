@@ -13,9 +13,9 @@ from penstock.loader import DataLoader
 from penstock.machine import available_memory, cpus
 from penstock.original import TorchDataLoader
 from penstock.profiling import device, figures
+from penstock.profiling.alone import DISTURBED, source_of, try_workers, untouched, worker_counts
 from penstock.profiling.data import Loop, Machine, Measurement, Samples, Setting, Trial
 from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_inline, measure_samples
-from penstock.profiling.trials import DISTURBED, source_of, try_workers, untouched, worker_counts
 from penstock.profiling.watching import Limits, Watch
 
 SAMPLES_S = 4.0

@@ -24,11 +24,11 @@ from penstock.collate import Scratch, stack_into
 from penstock.errors import NotRepeatableError
 from penstock.fetch import batched_getter
 from penstock.pipeline import study
+from penstock.profiling.alone import Source, run_trial
 from penstock.profiling.copying import copy_rate
 from penstock.profiling.data import Part, Trial
 from penstock.profiling.lines import LineSampler, Seen
 from penstock.profiling.parts import Stopwatch, dtype_of, size_of, split, time_libraries
-from penstock.profiling.trials import Source, run_trial
 
 COSTS, PARTS, LINES, STEADY, INLINE = "costs", "parts", "lines", "steady", "inline"
 CHEAP_S = 0.0003

@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.errors import BatchTimeoutError
 from penstock.loader import DataLoader
+from penstock.profiling.alone import Source
 from penstock.profiling.data import Line, Part, Samples, SlowSample, Trial
 from penstock.profiling.lines import Seen
 from penstock.profiling.probe import (
@@ -26,7 +27,6 @@ from penstock.profiling.probe import (
     Task,
     as_it_is,
 )
-from penstock.profiling.trials import Source
 
 MOST_SAMPLES = 500
 LINES_SHOWN = 10
