@@ -14,10 +14,12 @@ import torch
 from penstock.errors import DamagedShardError
 from penstock.preparing.manifest import Manifest, Order, ShardEntry
 from penstock.preparing.settings import Settings
-from penstock.shards import Layout, Shard, Written, encode, write_shard
+from penstock.shards import Layout, Shard, Written, fitted, record_batch, write_shard
 from penstock.tree import leaves_of
 
 Bad = dict[str, Any]
+_Done = tuple[ShardEntry, dict[str, str]]
+"""A shard that is on the disk, and the types of its columns."""
 
 
 class ShardWriter:
@@ -26,8 +28,9 @@ class ShardWriter:
     All shards have one layout: when samples come that it doesn't hold, it is widened, and the shards before
     are written again. So what is in the files doesn't depend on where the work was interrupted.
 
-    A shard is brought to the disk by a thread, while samples for the next one come. When that is full, it is
-    waited for, and what went wrong with it is raised. Leaving the ``with`` block waits for it as well.
+    A shard is put together and brought to the disk by a thread, while samples for the next one come. When
+    that is full, it is waited for, and what went wrong with it is raised. Leaving the ``with`` block waits
+    for it as well.
 
     Attributes:
         next: the index of the source's first sample that no shard covers.
@@ -51,7 +54,7 @@ class ShardWriter:
         self._samples: list[Any] = []
         self._nbytes = 0
         self._thread = ThreadPoolExecutor(1, "penstock-shards")
-        self._writing: Future[ShardEntry] | None = None
+        self._writing: Future[_Done] | None = None
         self.next = 0
         self.bad: list[Bad] = []
         self._go_on(found)
@@ -83,15 +86,14 @@ class ShardWriter:
         return Manifest(self._order, self._entries, self._columns, self._classes, told)
 
     def _flush(self, stop: int, bad: Sequence[Bad]) -> None:
-        batch, layout = encode(self._samples, self._layout)
+        parts, layout = fitted(self._samples, self._layout)
         self._settle()
         if self._layout is not None and layout != self._layout:
             self._widen(layout)
         self._layout = layout
         covered = [each for each in bad if self.next <= each["index"] < stop]
         about = {**self._about(), "first": self.next, "stop": stop, "bad": covered}
-        write = self._writes(self._path(len(self._entries)), len(self._samples), batch, about)
-        self._writing = self._thread.submit(write)
+        self._writing = self._thread.submit(self._write, self._path(len(self._entries)), parts, layout, about)
         self.bad += covered
         self._samples, self._nbytes, self.next = [], 0, stop
 
@@ -102,29 +104,27 @@ class ShardWriter:
             shard = Shard(self._folder / entry.name)
             if shard.layout == layout:
                 self._entries.append(entry)
-                continue
-            batch, _ = encode(list(shard.stored()), layout)
-            self._layout = layout
-            self._entries.append(self._writes(shard.path, len(shard), batch, shard.about)())
+            else:
+                parts, _ = fitted(list(shard.stored()), layout)
+                self._take(self._write(shard.path, parts, layout, shard.about))
 
-    def _writes(
-        self, path: Path, samples: int, batch: Any, about: dict[str, Any]
-    ) -> Callable[[], ShardEntry]:
-        """What brings a shard to the disk."""
-        assert self._layout is not None
-        self._columns = {field.name: str(field.type) for field in batch.schema}
-        layout, metadata = self._layout, _for_hugging_face(batch, self._classes)
-
-        def write() -> ShardEntry:
-            return _entry(path.name, samples, write_shard(path, batch, layout, about, metadata), about)
-
-        return write
+    def _write(self, path: Path, parts: list[Any], layout: Layout, about: dict[str, Any]) -> _Done:
+        """Bring a shard to the disk; takes the samples from `parts`. In any thread."""
+        samples, batch = len(parts), record_batch(parts, layout)
+        parts.clear()
+        written = write_shard(path, batch, layout, about, _for_hugging_face(batch, self._classes))
+        columns = {field.name: str(field.type) for field in batch.schema}
+        return _entry(path.name, samples, written, about), columns
 
     def _settle(self) -> None:
         """Wait until the last shard is on the disk."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            self._entries.append(writing.result())
+            self._take(writing.result())
+
+    def _take(self, done: _Done) -> None:
+        entry, self._columns = done
+        self._entries.append(entry)
 
     def _about(self) -> dict[str, Any]:
         return {"done": self._order.done, "versions": self._order.versions, "classes": self._classes}

@@ -15,7 +15,7 @@ from penstock.shards.columns import Column
 from penstock.shards.files import Written, clear_leftovers, write_atomically, write_shard
 from penstock.shards.layout import Layout, layout_of
 from penstock.shards.parts import EncodedImage, Pixels
-from penstock.shards.samples import encode
+from penstock.shards.samples import encode, fitted, record_batch
 from penstock.shards.shard import Shard
 
 __all__ = [
@@ -27,7 +27,9 @@ __all__ = [
     "Written",
     "clear_leftovers",
     "encode",
+    "fitted",
     "layout_of",
+    "record_batch",
     "write_atomically",
     "write_shard",
 ]

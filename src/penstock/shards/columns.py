@@ -68,7 +68,9 @@ class Column:
     def arrays(self, name: str, leaves: Sequence[Any]) -> dict[str, pa.Array]:
         """The column; of tensors whose shapes differ, it has a second one of the shapes."""
         if self.kind == "packed":
-            return {name: pa.array([pack(leaf) for leaf in leaves], pa.large_binary())}
+            return {name: _joined([pack(leaf) for leaf in leaves])}
+        if self.kind == "bytes" and None not in leaves:
+            return {name: _joined(leaves)}
         if self.kind in _PLAIN:
             return {name: pa.array(leaves, _PLAIN[self.kind])}
         grids = [_numpy(leaf) for leaf in leaves]
@@ -162,6 +164,14 @@ def _numpy(leaf: Any) -> Array:
         leaf = plain.numpy()
     array: Array = np.asarray(leaf)
     return array.astype(np.uint8) if array.dtype == np.bool_ else array
+
+
+def _joined(leaves: Sequence[bytes]) -> pa.Array:
+    """What ``pa.array(leaves, pa.large_binary())`` gives; that moves all whenever it grows, and keeps the
+    interpreter lock meanwhile."""
+    ends = np.cumsum([0, *map(len, leaves)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(leaves))]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(leaves), buffers)
 
 
 def _fixed(rows: Array, shape: tuple[int, ...]) -> pa.Array:
