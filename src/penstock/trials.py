@@ -93,7 +93,7 @@ def tune(
             f"tune() takes a penstock.DataLoader, not {type(loader).__name__}: "
             "penstock.upgrade(loader) makes one of torch's"
         )
-    if batches < 1 or seconds <= 0:
+    if batches < 1 or not seconds > 0:
         raise ValueError(f"at least 1 batch and some seconds are needed, got {batches=} and {seconds=}")
     bench = _Bench(loader, step or (lambda _: None), batches, seconds, progress or (lambda _: None))
     if workers is not None:
@@ -107,6 +107,8 @@ def tune(
 
 
 def _numbers(workers: Iterable[int]) -> list[int]:
+    if not isinstance(workers, Iterable):
+        raise TypeError(f"workers= takes several numbers of workers, such as [0, 2, 4], but got {workers!r}")
     numbers = list(workers)
     for number in numbers:
         if not isinstance(number, int) or number < 0:

@@ -33,6 +33,10 @@ def test_what_a_batch_takes_beside_its_samples() -> None:
     assert line.endswith("20 ms hand-off, 4 ms copying to the device")
 
 
+def test_without_workers_nothing_is_placed_or_handed_over() -> None:
+    assert set(figures.beside_samples_s(measured(workers=0))) <= {"collating", "copying to the device"}
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     m = measured(inline=False, trials=(), ceiling=None)
     assert figures.beside_samples_s(m) == {}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from penstock.profiling.data import Level, Measurement, Span
+from penstock.profiling.predict import Checked, predict
 from penstock.profiling.report import Report
 from tests.profiling.made import SLOW, measured, with_parts
 
@@ -48,6 +49,17 @@ def made() -> Measurement:
     levels = tuple(Level(0.1 * k, k % 3) for k in range(20))
     nasty = replace(SLOW, path="images/</script><b>17.png")
     return replace(m, samples=replace(m.samples, slowest=(nasty,)), spans=spans, levels=levels)
+
+
+@pytest.mark.parametrize("came", [0.5, 1.0, 2.0])
+def test_a_check_that_came_out_otherwise_says_so(came: float, tmp_path: Path) -> None:
+    m = made()
+    promised = predict(m, num_workers=2)
+    after = Checked("num_workers=2", promised, came * promised.samples_per_s, 0.0)
+    report = Report(m, after)
+    report.html(tmp_path / "report.html")
+    for text in str(report), (tmp_path / "report.html").read_text():
+        assert ("that is outside of what was expected" in " ".join(text.split())) is (came != 1.0)
 
 
 def test_the_terminal_gets_the_verdict_first() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from penstock.profiling import figures
 from penstock.profiling.diagnose import Cause
 from penstock.profiling.report import Report
 
@@ -234,6 +235,67 @@ def test_loops_of_one_line_are_told_apart_and_the_right_one_is_checked(tmp_path:
     assert report.checked is not None
     assert report.checked.samples_per_s > 2 * report.samples_per_s
     assert "will create" not in ran.errors, "more workers than cores, on purpose"
+
+
+@pytest.mark.slow
+def test_threads_of_a_library_are_no_wait_for_the_interpreter_lock(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import torch
+        from torch.utils.data import DataLoader, Dataset
+
+        class Multiplied(Dataset):
+            def __len__(self): return 4000
+            def __getitem__(self, index):
+                torch.set_num_threads(4)
+                block = torch.randn(400, 400)
+                for _ in range(6):
+                    block = block @ block / 400
+                return block[0]
+
+        for batch in DataLoader(Multiplied(), batch_size=8, num_workers=2):
+            pass
+        """,
+    )
+    ran = Ran("--seconds", "5", "--json", "report.json", "train.py", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    assert "hangs" not in ran.out, "where the loader doesn't: after OpenMP, nothing may be forked"
+    report = Report.load(tmp_path / "report.json")
+    assert report.data.samples is not None
+    assert figures.interpreter_share(report.data.samples) < 0.05
+    assert report.verdict.cause is Cause.THREADS
+
+
+@pytest.mark.slow
+def test_loaders_that_a_script_compares_are_told_apart(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+        import time, torch
+        from torch.utils.data import DataLoader, Dataset
+
+        class Slow(Dataset):
+            def __len__(self): return 60
+            def __getitem__(self, index):
+                time.sleep(0.005)
+                return torch.zeros(4)
+
+        slow = Slow()
+        for workers, size in (0, 4), (2, 4), (2, 8), (0, 4):
+            for epoch in range(2):
+                for batch in DataLoader(slow, batch_size=size, num_workers=workers):
+                    time.sleep(0.001)
+        """,
+    )
+    ran = Ran("--seconds", "5", "train.py", cwd=tmp_path)
+    assert ran.status == 0, ran.errors
+    shown = [line for line in ran.out.splitlines() if line.startswith("Slow, ")]
+    assert sorted(shown) == [
+        "Slow, num_workers=0 train.py:14",
+        "Slow, num_workers=2 train.py:14 (2)",
+        "Slow, num_workers=2 train.py:14 (3)",
+    ]
 
 
 @pytest.mark.slow

@@ -61,6 +61,8 @@ def profile(
     from penstock.integrations.profiled import Options
 
     _require(html)
+    if not seconds > 0:  # not a number
+        raise click.BadParameter(f"{seconds} is no number of seconds", param_hint="'--seconds'")
     if not as_module and not Path(script).exists():
         raise click.BadParameter(f"there is no file {script}", param_hint="'SCRIPT'")
     shown = sys.stderr.isatty() if live is None else live

@@ -65,7 +65,7 @@ def begin() -> None:
 
 @dataclass(slots=True)
 class _Site:
-    """One loop over one dataset's loader."""
+    """One loop over one dataset's loader, or over others like it, one after the other."""
 
     line: str
     watch: Watch
@@ -74,15 +74,19 @@ class _Site:
     dataset: Any
     likeness: tuple[Any, ...]
     """What a loader over a dataset that is made anew for each epoch has in common with the last one's."""
+    sizes: tuple[Any, ...]
     details: Details | None = None
 
     def has(self, loader: Any) -> bool:
-        """Whether it is over the same dataset, perhaps in a cache that `_change` put around it."""
-        return loader.dataset is self.dataset or loader.dataset is self.loader.dataset
+        """Whether it is the same, or one that is set like it over the same dataset, perhaps in a cache that
+        `_change` put around it."""
+        same = loader.dataset is self.dataset or loader.dataset is self.loader.dataset
+        return loader is self.loader or (same and _sizes(loader) == self.sizes)
 
     def resembles(self, loader: Any) -> bool:
         """Whether it is over a dataset that may have been made anew in the place of the last one."""
-        return not self.watch.iterating and _likeness(loader) == self.likeness
+        alike = _likeness(loader) == self.likeness and _sizes(loader) == self.sizes
+        return alike and not self.watch.iterating
 
     def follow(self, loader: Any, dataset: Any) -> None:
         """It goes on with this loader."""
@@ -95,7 +99,12 @@ def _likeness(loader: Any) -> tuple[Any, ...]:
     """All but what `_change` may change; of one class, to have no length is to have the same."""
     from penstock.profiling.measure import length
 
-    return type(loader.dataset), length(loader.dataset), type(loader.sampler), loader.batch_size or 0
+    return type(loader.dataset), length(loader.dataset), type(loader.sampler)
+
+
+def _sizes(loader: Any) -> tuple[Any, ...]:
+    """What a script varies that compares loaders: figures of both in one would be of neither."""
+    return loader.num_workers, loader.batch_size
 
 
 class _Session:
@@ -143,14 +152,14 @@ class _Session:
         ]
         site = known[0] if known else None
         where = site.setting.where if site else f"{line} ({len(here) + 1})" if here else line
-        dataset, likeness = loader.dataset, _likeness(loader)
+        dataset, likeness, sizes = loader.dataset, _likeness(loader), _sizes(loader)
         if self._options.where == where and (site is None or site.loader is not loader):
             self._change(loader)
         if site is None:
             assert self._live is not None
             limits = Limits(self._options.batches, self._options.seconds)
             watch = watch_of(loader, limits, True, self._live.tick)
-            site = _Site(line, watch, setting_of(loader, where), loader, dataset, likeness)
+            site = _Site(line, watch, setting_of(loader, where), loader, dataset, likeness, sizes)
             self._sites[where] = site
             self._live.__enter__()
         site.follow(loader, dataset)

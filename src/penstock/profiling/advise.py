@@ -88,7 +88,8 @@ def _for_cause(m: Measurement, cause: Cause) -> Iterator[Advice]:
     if cause is Cause.THREADS:
         yield Advice(
             "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1",
-            "in the environment (with OpenCV, cv2.setNumThreads(0) in worker_init_fn): one thread a worker",
+            "in the environment; where the program sets them, torch.set_num_threads(1) and "
+            "cv2.setNumThreads(0): one thread a worker",
         )
     if cause is Cause.INTERPRETER:
         yield Advice(

@@ -171,11 +171,12 @@ def handover_s(m: Measurement) -> float | None:
 def beside_samples_s(m: Measurement) -> dict[str, float]:
     """Seconds that a batch takes beside ``dataset[i]``, by what is done; without what wasn't measured.
 
-    All but the last are computing: "collating" as without workers; "placing", what a worker does beyond that
-    to put a batch where the loop finds it; "hand-off", of the loop's thread; "copying to the device".
+    All but the last are computing: "collating" as without workers; where there are workers, "placing", what
+    one does beyond that to put a batch where the loop finds it, and "hand-off", of the loop's thread;
+    "copying to the device".
     """
     found: dict[str, float] = {}
-    trials = [trial for n, trial in trials_of(m).items() if n > 0]
+    trials = [trial for n, trial in trials_of(m).items() if n > 0] if m.setting.num_workers else []
     if m.samples is not None:
         found["collating"] = batch_size(m) * m.samples.collate_s
     if m.samples is not None and trials:

@@ -2,7 +2,7 @@
 
 Linux tells which system call a thread is in. Whether one that only computes had to wait for the interpreter
 lock can't be seen so, as the watcher has that whenever it looks: it waited for as long as it was idle since
-the last look while other threads computed.
+the last look while other threads that run Python computed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sysconfig
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,8 @@ class LineSampler:
         while not self._stop.wait(EVERY_S):
             frame = sys._current_frames().get(self._thread_id)
             now = _Clocks.of(self._native)
+            if self._stop.is_set():  # it waits for us
+                return
             if frame is not None and not frame.f_code.co_filename.startswith(_OURS):
                 self._note(user_frame(frame), now, self._last)
             self._last = now
@@ -100,24 +103,31 @@ class _Clocks:
     wall: float = 0.0
     active: float = 0.0
     """It computed, or was ready to while every core was taken."""
-    others: float = 0.0
-    """Other threads of the process computed, but for the watcher."""
+    others: Mapping[int, float] = field(default_factory=dict)
+    """What each other thread computed that runs Python, but for the watcher: those of libraries, such as
+    OpenMP's, have nothing to do with the interpreter lock."""
 
     @classmethod
     def of(cls, native: int) -> _Clocks:
-        try:
-            text = Path(f"/proc/self/task/{native}/schedstat").read_text()
-            computed, ready, _ = (int(word) / 1e9 for word in text.split())
-        except (OSError, ValueError):
-            computed = ready = 0.0
-        others = time.process_time() - time.thread_time() - computed
-        return cls(time.perf_counter(), computed + ready, others)
+        known = {thread.native_id for thread in threading.enumerate()} - {native, threading.get_native_id()}
+        others = {other: _scheduled(other)[0] for other in known if other is not None}
+        return cls(time.perf_counter(), sum(_scheduled(native)), others)
 
     def since(self, before: _Clocks) -> tuple[float, float]:
         """(the share of the time in which it was idle, that in which others computed)."""
         passed = max(self.wall - before.wall, 1e-9)
         idle = 1 - (self.active - before.active) / passed
-        return min(1.0, max(0.0, idle)), max(0.0, self.others - before.others) / passed
+        others = sum(computed - before.others.get(other, 0.0) for other, computed in self.others.items())
+        return min(1.0, max(0.0, idle)), max(0.0, others) / passed
+
+
+def _scheduled(native: int) -> tuple[float, float]:
+    """Seconds that a thread has computed, and was ready to."""
+    try:
+        computed, ready, _ = Path(f"/proc/self/task/{native}/schedstat").read_text().split()
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    return int(computed) / 1e9, int(ready) / 1e9
 
 
 def user_frame(frame: FrameType) -> FrameType:

@@ -58,6 +58,12 @@ class Checked:
     samples_per_s: float
     stall: float
 
+    @property
+    def outside(self) -> bool:
+        """Whether it isn't in the interval that was predicted."""
+        expected = self.predicted
+        return expected is not None and not expected.low <= self.samples_per_s <= expected.high
+
 
 @dataclass(frozen=True, slots=True)
 class _Saving:

@@ -55,8 +55,8 @@ def measure_samples(source: Source, seconds: float, problems: list[str]) -> Samp
         raise SamplesNotMeasured(costs.problem or "the dataset gave no samples")
     tasks = [Task(PARTS, indices, each), Task(LINES, indices, each)]
     if not source.iterable and STUDY_SAMPLES * fmean(c.wall for c in costs.costs) < STUDY_S:
-        tasks.append(Task(STEADY, (), 0.0))
-    parts, lines, *steady = _ask(source, tasks, 1)
+        tasks.insert(0, Task(STEADY, (), 0.0))  # it forks, which OpenMP must not have been used before
+    *steady, parts, lines = _ask(source, tasks, 1)
     pair = _ask(source, [Task(LINES, indices, max(each, TOGETHER_S))] * 2, 2)
     problems += [each.problem for each in (costs, parts, lines, *steady, *pair) if each.problem]
     return _together(costs, parts, lines, steady[0] if steady else None, pair)

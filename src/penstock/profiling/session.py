@@ -47,7 +47,7 @@ def profile(
     require_loader(loader)
     if step is not None and not callable(step):
         raise TypeError(f"step should be callable with a batch, got {step!r}")
-    if seconds <= 0 or (batches is not None and batches < 3):
+    if not seconds > 0 or (batches is not None and batches < 3):
         raise ValueError(f"at least 3 batches and some seconds are needed, got {batches=} and {seconds=}")
     limits = Limits(batches, seconds)
     of, setting = machine(), setting_of(loader, has_step=step is not None)

@@ -9,6 +9,7 @@ from penstock.profiling import figures
 from penstock.profiling.advise import Advice, advise, gains
 from penstock.profiling.data import Measurement, Part, Samples
 from penstock.profiling.diagnose import Cause, diagnose
+from penstock.profiling.predict import Checked
 from penstock.profiling.words import count, duration, rate, share, size
 
 _STANDS = {
@@ -221,3 +222,11 @@ def _evidence_of_samples(samples: Samples) -> Iterator[str]:
     )
     if samples.deterministic is not None:
         yield "the samples are " + ("the same every time" if samples.deterministic else "random")
+
+
+def beyond(checked: Checked) -> str:
+    """What is to be added where a check came out otherwise than was promised."""
+    expected = checked.predicted
+    if expected is None or not checked.outside:
+        return ""
+    return f": that is outside of what was expected, {rate(expected.low)} to {rate(expected.high)}"

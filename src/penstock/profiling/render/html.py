@@ -10,7 +10,7 @@ from typing import Any
 from penstock.profiling import figures
 from penstock.profiling.data import Measurement, Samples, Span
 from penstock.profiling.predict import Checked, Prediction, predict
-from penstock.profiling.verdict import Verdict
+from penstock.profiling.verdict import Verdict, beyond
 from penstock.profiling.words import duration, rate, share, size
 
 TIMELINE_S = 3.0
@@ -72,7 +72,7 @@ def _sections(m: Measurement, verdict: Verdict, checked: Checked | None) -> Iter
         beside = f", predicted {rate(expected.samples_per_s)}" if expected is not None else ""
         yield (
             f'<p id="checked">Checked with <code>{escape(checked.setting)}</code>: '
-            f"{rate(checked.samples_per_s)} samples/s{beside}.</p>"
+            f"{rate(checked.samples_per_s)} samples/s{beside}{beyond(checked)}.</p>"
         )
     yield "<h2>Measured</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in verdict.evidence) + "</ul>"
     yield _table("figures", ("figure", "value"), _of_loop(m))

@@ -14,7 +14,7 @@ from rich.text import Text
 from penstock.profiling import figures
 from penstock.profiling.data import Measurement, Samples
 from penstock.profiling.predict import Checked, predict
-from penstock.profiling.verdict import Verdict
+from penstock.profiling.verdict import Verdict, beyond
 from penstock.profiling.words import duration, rate, share, size
 
 WIDTH = 100
@@ -61,7 +61,7 @@ def _checked(m: Measurement, checked: Checked) -> str:
         word, rated, waits = "predicted", checked.predicted.samples_per_s, checked.predicted.stall
     return (
         f"\nChecked with {checked.setting}: {rate(checked.samples_per_s)} samples/s ({word} {rate(rated)}), "
-        f"waits {share(checked.stall)} of the time ({word} {share(waits)})"
+        f"waits {share(checked.stall)} of the time ({word} {share(waits)}){beyond(checked)}"
     )
 
 
