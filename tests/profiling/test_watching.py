@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 import penstock
 from penstock.profiling.measure import watch_of
-from penstock.profiling.recorder import NOT_COUNTED, Clocks, LoopRecorder
+from penstock.profiling.recorder import NOT_COUNTED, CeilingRecorder, Clocks, LoopRecorder
 from penstock.profiling.watching import MOST_SPANS, Limits, Watch, samples_in
 from penstock.stats import task_observers
 
@@ -84,6 +85,21 @@ def test_what_is_done_at_the_end_of_an_epoch_is_not_of_the_loop() -> None:
         pass
     assert watch.iterating is False
     assert listening == []
+
+
+@pytest.mark.parametrize(("tick_s", "rounds"), [(1e-6, 1000), (1e-5, 999), (1e-3, 30), (5.0, 20)])
+def test_a_quick_loop_has_more_rounds_with_one_batch(tick_s: float, rounds: int) -> None:
+    loader = penstock.DataLoader(IMAGES, batch_size=1)
+    watch = watch_of(loader, Limits(4, 1000), True, ignore)
+    moments = itertools.count(0, tick_s)
+    watch.ceiling = CeilingRecorder(Clocks(*[lambda: next(moments)] * 3))  # two ticks a round
+    while not watch.over:
+        for _ in watch.iterate(lambda: iter(loader), ignore):
+            pass
+    ceiling = watch.ceiling.ceiling()
+    assert ceiling is not None
+    assert ceiling.batch_s == pytest.approx(2 * tick_s)
+    assert ceiling.batches == pytest.approx(rounds, abs=2)
 
 
 class Ticking:

@@ -235,13 +235,14 @@ class CeilingRecorder:
 
     Attributes:
         epochs: how many were begun.
+        seconds: that all rounds took.
         copy_s: as in `Ceiling`, if somebody measured it.
     """
 
     def __init__(self, clocks: Clocks | None = None) -> None:
         self._clocks = clocks or Clocks()
         self._given: tuple[float, float] | None = None
-        self.epochs = 1
+        self.epochs, self.seconds = 1, 0.0
         self.copy_s: float | None = None
         self._rounds: list[tuple[float, float]] = []
 
@@ -253,6 +254,7 @@ class CeilingRecorder:
         now, cpu = self._clocks.wall(), self._clocks.process_cpu()
         if self._given is not None:
             self._rounds.append((now - self._given[0], cpu - self._given[1]))
+            self.seconds += now - self._given[0]
 
     def gives(self) -> None:
         self._given = self._clocks.wall(), self._clocks.process_cpu()
@@ -260,10 +262,6 @@ class CeilingRecorder:
     @property
     def rounds(self) -> int:
         return len(self._rounds)
-
-    @property
-    def seconds(self) -> float:
-        return sum(wall for wall, _ in self._rounds)
 
     def ceiling(self) -> Ceiling | None:
         counted = self._rounds[1:] or self._rounds

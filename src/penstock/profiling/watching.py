@@ -31,7 +31,9 @@ full, those are looked at that come before the next look, and then none for `PAS
 PASSED_BY_S = 15 * LOOK_EVERY_S
 _Task = tuple[int, int, float, float, float]
 """What `Watch.note_task` is told."""
-CEILING_ROUNDS = 30
+CEILING_ROUNDS, CEILING_S, CEILING_MOST = 30, 0.02, 1000
+"""So many rounds with one batch; of a loop that is through with them sooner, more, up to a time: else one
+moment in which another process has the core would be most of what is measured."""
 CEILING_LEAST = 3
 
 
@@ -171,8 +173,9 @@ class Watch:
     def asked_again(self) -> None:
         """The ceiling took a round more."""
         self.ceiling.asked()
-        rounds, enough = self.ceiling.rounds, 0.2 * self.limits.seconds
-        if rounds > CEILING_ROUNDS or (rounds > CEILING_LEAST and self.ceiling.seconds > enough):
+        rounds, seconds = self.ceiling.rounds, self.ceiling.seconds
+        enough = rounds > CEILING_ROUNDS and (seconds > CEILING_S or rounds > CEILING_MOST)
+        if enough or (rounds > CEILING_LEAST and seconds > 0.2 * self.limits.seconds):
             self._phase = _Phase.OVER
         self._tick(self)
 
