@@ -104,6 +104,12 @@ def test_a_serialised_source_is_told_from_too_few_workers() -> None:
     assert any("in each worker" in advice.setting for advice in verdict.advice)
 
 
+def test_what_the_loop_itself_went_beyond_is_no_limit_of_the_source() -> None:
+    m = measured(workers=2, sample=0.01, cpu=0.0005, serial=0.009, step=0.01)
+    quicker = replace(m, loop=loop(0.03, 0.01))  # 250 samples a second, where the trials came to 111
+    assert judge(quicker).cause is not Cause.SERIALISED
+
+
 def test_a_lock_is_no_cheap_sample_although_workers_gain_nothing_by_it() -> None:
     m = measured(workers=2, sample=0.02, cpu=5e-5, serial=0.02, step=0.001)
     dear = tuple(replace(each, cpu_s=1.5e-4) for each in m.trials)  # as handing over computes more than it

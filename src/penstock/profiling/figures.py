@@ -9,6 +9,8 @@ from penstock.profiling.data import Loop, Measurement, Samples, Trial
 
 TOO_CHEAP_S = 0.005
 """A batch that takes less is made while a worker would still be woken up."""
+BELIEVED = 0.8
+"""Where the loader alone came to less than this part of the loop's own rate, something disturbed it."""
 
 
 def mean(values: Iterable[float]) -> float:
@@ -205,5 +207,6 @@ def plateau(m: Measurement) -> float | None:
         gain = trial.samples_per_s / fewer[-1].samples_per_s
         busy = trial.samples_per_s * trial.cpu_s / min(n, cores)
         if gain < 1.3 and busy < 0.7 and trial.idle > 0.2:
-            return max(each.samples_per_s for each in trials.values())
+            most = max(each.samples_per_s for each in trials.values())
+            return most if most >= BELIEVED * samples_per_s(m) else None
     return None
