@@ -177,12 +177,16 @@ class TestMeasure:
 
             return Contender(name, 0, go)
 
-        contenders = [fake("a"), fake("b")]
-        first, second = measure(contenders, rounds=2)
-        assert order == ["a", "b", "b", "a", "a", "b"]
-        assert len(order) == passes(contenders, rounds=2)
-        assert [run.seconds for run in first.passes] == [4, 5]
-        assert [run.seconds for run in second.passes] == [3, 6]
+        contenders = [fake("a"), fake("b"), fake("c")]
+        rounds = 20
+        summaries = measure(contenders, rounds)
+        assert len(order) == passes(contenders, rounds)
+        each = [order[start : start + 3] for start in range(0, len(order), 3)]
+        assert all(sorted(turns) == ["a", "b", "c"] for turns in each)
+        assert len({tuple(turns) for turns in each}) > 3, "none always runs after the same one"
+        for summary in summaries:
+            seconds = [place for place, name in enumerate(order, 1) if name == summary.loader]
+            assert [run.seconds for run in summary.passes] == seconds[1:]
 
     @pytest.mark.parametrize("loader", LOADERS)
     @pytest.mark.parametrize("workers", [0, 2])
