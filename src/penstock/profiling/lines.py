@@ -38,7 +38,7 @@ _CALLS: dict[int, str] = {
 """What the system calls of x86-64 stand for; a ``read`` of a pipe or socket counts as network."""
 INTERPRETER = "interpreter"
 _RUNTIME_BYTES = 1 << 20
-"""No less than CPython's ``_PyRuntime``, which holds the interpreter lock; other locks lie on the heap."""
+"""No less than CPython's ``_PyRuntime``, in which the interpreter lock is."""
 
 
 @dataclass(slots=True)
@@ -162,16 +162,28 @@ def _still(native: int, idle: float, others: float) -> tuple[str, float]:
 
 def _is_of_interpreter(address: int) -> bool:
     """Whether what lies there belongs to CPython itself."""
-    start = _runtime()
-    return start is not None and start <= address < start + _RUNTIME_BYTES
+    return address in _runtime()
 
 
 @cache
-def _runtime() -> int | None:
+def _runtime() -> range:
+    """Where CPython's state is, as far as is known."""
     try:
-        return ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
+        start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
     except ValueError:  # another interpreter, or one that hides it
-        return None
+        return range(0)
+    return range(start, min(start + _RUNTIME_BYTES, _private_from(start)))
+
+
+def _private_from(address: int) -> int:
+    """Where the private memory ends in which this lies: a lock that processes share may be just beyond."""
+    end = address
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, access, *_ = line.split()
+        first, last = (int(word, 16) for word in place.split("-"))
+        if first <= end < last and access == "rw-p":
+            end = last
+    return end
 
 
 def _is_file(descriptor: int) -> bool:
