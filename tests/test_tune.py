@@ -119,7 +119,15 @@ def test_nothing_but_a_dataloader_is_tuned() -> None:
         tune(torch.utils.data.DataLoader(Squares()))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", [{"batches": 0}, {"seconds": 0}, {"workers": [-1]}, {"workers": ["2"]}])
+def test_one_number_of_workers_is_no_list_of_them() -> None:
+    with pytest.raises(TypeError, match="several numbers"):
+        tune(DataLoader(Squares(10)), workers=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batches": 0}, {"seconds": 0}, {"seconds": float("nan")}, {"workers": [-1]}, {"workers": ["2"]}],
+)
 def test_impossible_limits_and_numbers_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"are needed, got|numbers of workers, 0 or more"):
         tune(DataLoader(Squares()), progress=None, **wrong)

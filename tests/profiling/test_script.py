@@ -338,6 +338,7 @@ def test_what_the_script_starts_is_left_alone(tmp_path: Path) -> None:
     [
         (["--batches", "1", "train.py"], "--batches"),
         (["--seconds", "0", "train.py"], "--seconds"),
+        (["--seconds", "nan", "train.py"], "--seconds"),
         (["--json", "nowhere/report.json", "train.py"], "there is no folder"),
         (["nowhere.py"], "there is no file nowhere.py"),
         ([], "Missing argument"),
