@@ -6,7 +6,7 @@ tuples. Whatever else a sample holds is a leaf. Structures are immutable and com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,10 @@ class StructureMismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One leaf: anything that is not a container."""
+    """One leaf: anything that is not a container. There is only `LEAF`, in every process."""
+
+    def __reduce__(self) -> str:
+        return "LEAF"
 
     def collect(self, sample: Any, into: list[Any]) -> None:
         into.append(sample)
@@ -136,6 +139,16 @@ def columns_of(samples: Sequence[Any], structure: Structure) -> list[Sequence[An
 def unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:
     """The inverse of `flatten`."""
     return structure.build(leaves)
+
+
+def unflatten_columns(structure: Structure, columns: Sequence[Iterable[Any]]) -> Iterator[Any]:
+    """The inverse of `columns_of`, one sample at a time; there is at least one column."""
+    if structure is LEAF:
+        return iter(columns[0])
+    samples = zip(*columns, strict=True)
+    if isinstance(structure, Items) and structure.flat and structure.kind in (list, tuple):
+        return iter(samples) if structure.kind is tuple else map(list, samples)
+    return (unflatten(structure, iter(sample)) for sample in samples)
 
 
 def map_kinds(structure: Structure, replace: Callable[[type], type]) -> Structure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections import OrderedDict
 from typing import Any, NamedTuple
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from penstock.tree import (
     LEAF,
     StructureMismatch,
+    columns_of,
     flatten,
     leaves_of,
     map_kinds,
     map_leaves,
     structure_of,
     unflatten,
+    unflatten_columns,
 )
 
 
@@ -80,6 +83,20 @@ def test_equal_samples_have_equal_structures_that_hash_and_pickle_alike(sample: 
     assert again == structure
     assert hash(again) == hash(structure)
     assert pickle.loads(pickle.dumps(structure)) == structure
+
+
+def test_a_leaf_is_the_same_one_in_another_process() -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(LEAF, protocol)) is LEAF
+    assert copy.deepcopy(LEAF) is LEAF
+
+
+@given(SAMPLES, st.integers(0, 3))
+def test_samples_are_made_again_of_their_columns(sample: Any, count: int) -> None:
+    structure = structure_of(sample)
+    columns = columns_of([sample] * count, structure)
+    if columns:
+        assert list(unflatten_columns(structure, columns)) == [sample] * count
 
 
 def test_leaves_come_in_reading_order() -> None:

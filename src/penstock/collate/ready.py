@@ -16,7 +16,7 @@ from penstock.arena import Bytes
 from penstock.collate.dense import bytes_of, tensor_in
 from penstock.collate.rows import Spec
 from penstock.collate.scratch import Scratch
-from penstock.tree import LEAF, unflatten
+from penstock.tree import unflatten, unflatten_columns
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """torch gathers no unsigned numbers of these sizes; their bits are moved as these."""
@@ -100,11 +100,9 @@ class ReadyRows:
             for column, start in zip(self.columns, starts, strict=True)
         ]
         structure = self.spec.batch_structure
-        if structure is LEAF:
-            return leaves[0]
         if not leaves:
             return (unflatten(structure, iter(())) for _ in sizes)
-        return (unflatten(structure, iter(each)) for each in zip(*leaves, strict=True))
+        return unflatten_columns(structure, leaves)
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""
