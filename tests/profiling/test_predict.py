@@ -102,6 +102,7 @@ def test_what_cannot_be_is_refused(change: dict[str, object], match: str) -> Non
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
+        ({"num_workers": 10**6}, ValueError, "num_workers can be 1023 at most, got 1000000"),
         ({"num_workers": "auto"}, TypeError, "num_workers should be a whole number, got 'auto'"),
         ({"num_workers": 1.5}, TypeError, "num_workers should be a whole number"),
         ({"num_workers": True}, TypeError, "num_workers should be a whole number"),

@@ -71,6 +71,14 @@ def test_the_terminal_gets_the_verdict_first() -> None:
     assert "images/</script><b>17.png" not in lines[0]
 
 
+def test_the_slowest_samples_are_those_of_so_many(page: Path) -> None:
+    m = made()
+    assert m.samples is not None
+    slow = replace(m, samples=replace(m.samples, measured=1234, max_s=0.8))
+    assert "slowest of 1,234 samples" in str(Report(slow))
+    assert f"Of {m.samples.measured} that were timed" in page.read_text()
+
+
 def test_what_was_not_measured_is_told() -> None:
     assert "Not measured: the cat" in str(Report(replace(made(), problems=("the cat",))))
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penstock.loader import MAX_WORKERS
 from penstock.profiling import figures
 from penstock.profiling.data import Measurement, Part, Trial
 
@@ -93,6 +94,8 @@ def predict(
         ValueError: if the setting can't be, or nothing was measured that tells.
     """
     workers = m.setting.num_workers if num_workers is None else _whole("num_workers", num_workers, 0)
+    if workers > MAX_WORKERS:
+        raise ValueError(f"num_workers can be {MAX_WORKERS} at most, got {workers}")
     if prefetch_factor is not None:
         _whole("prefetch_factor", prefetch_factor, 1)
     saving = _saving(m, cache_after, dtype)

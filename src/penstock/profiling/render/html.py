@@ -117,7 +117,8 @@ def _of_samples(samples: Samples) -> Iterator[str]:
     if samples.slowest:
         rows = [(slow.index, duration(slow.seconds), slow.path or "") for slow in samples.slowest]
         median = duration(samples.p50_s)
-        yield f"<h2>Slowest samples</h2><p>The median sample takes {median}.</p>"
+        looked_at = f"Of {samples.measured:,} that were timed, the one in the middle takes {median}."
+        yield f"<h2>Slowest samples</h2><p>{looked_at}</p>"
         yield _table("slowest", ("sample", "time", "file"), rows)
 
 

@@ -105,7 +105,7 @@ def _of_samples(samples: Samples) -> Iterator[RenderableType]:
             table.add_row(f"{line.where} {line.function}", share(line.share), "waits" if line.waiting else "")
         yield Padding(table, (0, 0, 0, 2))
     if samples.slowest and samples.max_s > 3 * samples.p50_s:
-        table = _table("slowest samples", "time")
+        table = _table(f"slowest of {samples.measured:,} samples", "time")
         for slow in samples.slowest[:5]:
             table.add_row(f"{slow.index} {slow.path or ''}", duration(slow.seconds))
         yield Padding(table, (0, 0, 0, 2))
