@@ -6,13 +6,13 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils.data import IterableDataset
 
+from penstock.bad import ErrorBook
+from penstock.indices import unmoved
 from penstock.loader import DataLoader
 
 TOLERANCE = 0.05
@@ -22,6 +22,11 @@ DOUBT = 0.15
 WAITS = 0.1
 """Batches further ahead are tried if the loop waits for a larger share of its time."""
 MOST_AHEAD = 8
+LEAST_S = 0.25
+"""In less time the machine's speed is one thing or another, however many batches come."""
+CHEAP_S = 0.005
+"""Of batches that take less, the figures tell too little of how fast the loop is without workers: it is
+tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Trial:
     def __str__(self) -> str:
         ahead = "" if self.prefetch_factor is None else f", prefetch_factor={self.prefetch_factor}"
         return (
-            f"num_workers={self.num_workers}{ahead}: {self.batches_per_s:.3g} batches/s, "
+            f"num_workers={self.num_workers}{ahead}: {_rate(self.batches_per_s)} batches/s, "
             f"the loop waits {self.waiting:.0%} of the time"
         )
 
@@ -55,6 +60,10 @@ class Settings:
     prefetch_factor: int | None
     why: str
     trials: tuple[Trial, ...]
+
+
+def _rate(batches_per_s: float) -> str:
+    return f"{batches_per_s:,.0f}" if batches_per_s >= 100 else f"{batches_per_s:.3g}"
 
 
 def show(trial: Trial) -> None:
@@ -75,12 +84,14 @@ def tune(
 
     `step` is what the training loop does with a batch. Without it batches are asked for as fast as they come,
     which takes as many workers as the machine has any use for. Each setting is measured for so many
-    `batches`, or `seconds`; `progress` is told of each.
+    `batches`, and not for less than a quarter of a second, or for so many `seconds`; `progress` is told of
+    each.
 
     Numbers are doubled up to the number of processors, as long as that helps; those between are tried where
     fewer might do. If the loop still waits, batches further ahead are tried. No workers, with ``dataset[i]``
     in this process, are tried if by the others' figures that may be as fast. `workers` names the numbers to
-    try instead. The loader itself isn't iterated; the states of its generator and torch's are put back.
+    try instead. The loader itself isn't iterated; what its samplers draw from, and their own attributes, are
+    put back.
 
     Raises:
         TypeError: if `loader` is no penstock.DataLoader.
@@ -180,7 +191,7 @@ class _Bench:
         if loader.worker_init_fn is not None or loader.timeout or loader._policy.sample_timeout is not None:
             return False
         step = min((1 - trial.waiting) / trial.batches_per_s for trial in self._all)
-        return bool(step + one.work_s <= (1 + DOUBT) * self.best())
+        return bool(one.work_s < CHEAP_S or step + one.work_s <= (1 + DOUBT) * self.best())
 
     def settings(self) -> Settings:
         """What the trials come to."""
@@ -190,14 +201,16 @@ class _Bench:
         fastest = min(self._trials.values(), key=lambda trial: 1 / trial.batches_per_s)
         why = str(found)
         if fastest is not found:
-            why += f"; {fastest.num_workers} workers give {fastest.batches_per_s:.3g}"
+            more = "worker gives" if fastest.num_workers == 1 else "workers give"
+            why += f"; {fastest.num_workers} {more} {_rate(fastest.batches_per_s)}"
         return Settings(found.num_workers, found.prefetch_factor, why, tuple(self._all))
 
     def _measured(self, workers: int, prefetch_factor: int) -> Trial:
         loader = copy.copy(self._loader)
         loader.num_workers = workers
         loader.prefetch_factor = prefetch_factor if workers else None
-        with _same_order(loader), loader:
+        loader._book = ErrorBook(None, None)  # what fails here is none of the run's errors
+        with unmoved(loader), loader:  # each trial has the same order
             trial = self._run(loader)
         self._all.append(trial)
         self._progress(trial)
@@ -245,16 +258,6 @@ class _Bench:
             asked = time.perf_counter()
 
     def _enough(self, waits: list[float], steps: list[float]) -> bool:
-        return len(waits) >= self._batches or (len(waits) > 1 and sum(waits) + sum(steps) > self._seconds)
-
-
-@contextmanager
-def _same_order(loader: Any) -> Iterator[None]:
-    """Put the generators back that an order is drawn from, so that each trial has the same one."""
-    generators = [torch.default_generator, *([loader.generator] if loader.generator is not None else [])]
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+        seconds, most = sum(waits) + sum(steps), self._seconds
+        enough = len(waits) >= self._batches and seconds >= min(LEAST_S, most)
+        return enough or (len(waits) > 1 and seconds > most)

@@ -73,7 +73,7 @@ EXPORTED = {
         "penstock.shards",
         "penstock.tree",
     },
-    "trials": {"penstock.loader"},
+    "trials": {"penstock.bad", "penstock.indices", "penstock.loader"},
     "profiling": {
         "penstock.bad",
         "penstock.caching",

@@ -6,6 +6,7 @@ from penstock.indices.listed import Listed
 from penstock.indices.place import Place
 from penstock.indices.stream import IndexStream, is_known, outlook
 from penstock.indices.turns import Turns
+from penstock.indices.untouched import unmoved
 
 __all__ = [
     "ELASTIC",
@@ -19,4 +20,5 @@ __all__ = [
     "outlook",
     "restore",
     "state_of",
+    "unmoved",
 ]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from torch.utils.data import BatchSampler, IterableDataset
@@ -91,7 +87,7 @@ def _for_torch(options: dict[str, Any]) -> dict[str, Any]:
 
 def source_of(loader: Any, samples: int, batch_s: float = 0.0) -> Source:
     """What `loader` loads: at least `samples` indices, or all of an epoch, as its sampler gives them; in
-    `untouched` only. `batch_s` is what a batch took at most in the loop."""
+    `unmoved` only. `batch_s` is what a batch took at most in the loop."""
     kind = "penstock" if isinstance(loader, DataLoader) else "torch"
     options: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
@@ -120,26 +116,6 @@ def _common_size(loader: Any, batches: list[Any]) -> int | None:
     if not loader._auto_collation or not batches:
         return None
     return max(len(batch) for batch in batches)
-
-
-@contextmanager
-def untouched(loader: Any) -> Iterator[None]:
-    """Leave all generators that a sampler may draw from as they were."""
-    generators = [
-        g
-        for owner in (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-        if isinstance(g := getattr(owner, "generator", None), torch.Generator)
-    ]
-    states = [g.get_state() for g in generators]
-    ours = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        torch.set_rng_state(ours[0])
-        random.setstate(ours[1])
-        np.random.set_state(ours[2])
 
 
 def worker_counts(cores: int, used: int, waiting: bool) -> list[int]:

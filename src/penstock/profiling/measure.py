@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from penstock.indices import unmoved
 from penstock.loader import DataLoader
 from penstock.machine import available_memory, cpus
 from penstock.original import TorchDataLoader
 from penstock.profiling import device, figures
-from penstock.profiling.alone import DISTURBED, source_of, try_workers, untouched, worker_counts
+from penstock.profiling.alone import DISTURBED, source_of, try_workers, worker_counts
 from penstock.profiling.data import Loop, Machine, Measurement, Samples, Setting, Trial
 from penstock.profiling.samples import MOST_SAMPLES, SamplesNotMeasured, measure_inline, measure_samples
 from penstock.profiling.watching import Limits, Watch
@@ -106,7 +107,7 @@ def measure_details(loader: Any, loop: Loop | None, say: Say, seconds: float) ->
     What fails or hangs is told in the problems: half a report is better than none.
     """
     details = Details()
-    with untouched(loader):
+    with unmoved(loader):
         _measure(
             loader,
             batch_at_most_s(loop, loader.num_workers),

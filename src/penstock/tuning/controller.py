@@ -190,7 +190,9 @@ class Controller:
     def _why(self, workers: int, highest: int, room: int) -> str:
         said = _figures(self._seen[workers])
         others = [
-            f"{_workers(n)}: {1 / each.cycle_s:.3g}" for n, each in sorted(self._seen.items()) if each.cycle_s
+            f"{_workers(n)}: {_rate(1 / each.cycle_s)}"
+            for n, each in sorted(self._seen.items())
+            if each.cycle_s
         ]
         tried = f" (batches a second: {'; '.join(others)})" if len(others) > 1 else ""
         if self._seen[workers].blocked <= TOLERANCE:
@@ -219,6 +221,10 @@ def _figures(seen: Observation) -> str:
 
 def _workers(number: int) -> str:
     return "1 worker" if number == 1 else f"{number} workers"
+
+
+def _rate(batches_per_s: float) -> str:
+    return f"{batches_per_s:,.0f}" if batches_per_s >= 100 else f"{batches_per_s:.3g}"
 
 
 def _time(seconds: float) -> str:
