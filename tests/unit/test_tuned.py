@@ -14,6 +14,7 @@ from penstock.tuning import Controller, Limits
 from penstock.tuning.controller import MOST_EPOCHS
 
 WORK, STEP, START = 0.02, 0.001, 0.05
+LONG_STEP = 0.02
 
 
 @dataclass
@@ -30,12 +31,13 @@ class Crew:
 
     workers: int
     all_run: bool = True
+    ahead: int = 2
 
     def room(self) -> int:
         return 8
 
-    def resize(self, workers: int, prefetch_factor: int) -> None:  # noqa: ARG002
-        self.workers = workers
+    def resize(self, workers: int, prefetch_factor: int) -> None:
+        self.workers, self.ahead = workers, prefetch_factor
 
 
 class Batches:
@@ -44,32 +46,52 @@ class Batches:
     making = ahead = 0
 
     def __init__(self, number: int, crew: Crew, clock: Clock, recorder: Recorder) -> None:
-        self._left, self._crew, self._clock, self._recorder = number, crew, clock, recorder
+        self._left, self.crew, self._clock, self._recorder = number, crew, clock, recorder
         self._starting = START
 
     def __next__(self) -> int:
         if not self._left:
             raise StopIteration
         since = self._clock()
-        self._clock.now += WORK / self._crew.workers + self._starting
+        wait, work = self._takes(self._left)
+        self._clock.now += wait + self._starting
         self._starting = 0.0
-        self._recorder.task_done(0, 8, WORK, 0.0)
+        self._recorder.task_done(0, 8, work, 0.0)
         self._recorder.batch_out(8, since, 0, copied=False)
         self._left -= 1
         return self._left
 
+    def _takes(self, number: int) -> tuple[float, float]:  # noqa: ARG002
+        """Seconds that the loop waits for it, and those of work in it."""
+        return WORK / self.crew.workers, WORK
 
-def epoch(controller: Controller, clock: Clock, batches: int, taken: int | None = None) -> None:
+
+class RarelySlow(Batches):
+    """One in twelve takes long; all workers go on with what they have ahead of it."""
+
+    def _takes(self, number: int) -> tuple[float, float]:
+        rare = 0.12 if number % 12 == 0 else 0.0
+        return max(0.0, rare - self.crew.ahead * LONG_STEP), 0.006 + rare
+
+
+def epoch(
+    controller: Controller,
+    clock: Clock,
+    batches: int,
+    taken: int | None = None,
+    kind: type[Batches] = Batches,
+    step: float = STEP,
+) -> None:
     """One, which the loop leaves when it has taken so many."""
-    recorder, crew = Recorder(clock), Crew(controller.workers)
-    parts: Any = Batches(batches, crew, clock, recorder), crew
+    recorder, crew = Recorder(clock), Crew(controller.workers, ahead=controller.prefetch_factor)
+    parts: Any = kind(batches, crew, clock, recorder), crew
     tuned = Tuned(*parts, controller, recorder)
     for _ in range(batches + 1 if taken is None else taken):
         try:
             next(tuned)
         except StopIteration:
             return
-        clock.now += STEP
+        clock.now += step
 
 
 def searched(batches: int, limits: Limits, taken: int | None = None, epochs: int = 60) -> Controller:
@@ -89,6 +111,19 @@ def test_it_settles_however_few_batches_an_epoch_has(batches: int, most: int) ->
     assert last.workers > 1
     assert last.batch <= max(100, 40 * batches)
     assert "let nothing be measured" not in last.why
+
+
+@pytest.mark.parametrize("batches", [40, 100, 1000])
+def test_batches_that_are_rare_and_slow_are_noticed_and_made_further_ahead(batches: int) -> None:
+    controller, clock = Controller(Limits(8, 8)), Clock()
+    for _ in range(2000 // batches):
+        epoch(controller, clock, batches, kind=RarelySlow, step=LONG_STEP)
+    first = next(decision for decision in controller.decisions if decision.settled)
+    assert (first.workers, first.prefetch_factor) == (1, 2)
+    last = controller.decisions[-1]
+    assert (last.workers, last.prefetch_factor, last.settled) == (1, 8, True)
+    assert last.batch <= 1000
+    assert sum(decision.settled for decision in controller.decisions) == 2
 
 
 def test_of_a_short_epoch_the_step_after_its_last_batch_counts() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from penstock.stats import Decision
 from penstock.tuning import Controller, Limits, Meter, Observation, Span, Totals
-from penstock.tuning.controller import IDLE, LEAP, MOST_AHEAD, MOST_EPOCHS, MOST_TRIALS, PATIENCE, TOLERANCE
+from penstock.tuning.controller import (
+    IDLE,
+    LEAP,
+    MOST_AHEAD,
+    MOST_EPOCHS,
+    MOST_TRIALS,
+    PATIENCE,
+    REVIEWS,
+    TOLERANCE,
+)
+from penstock.tuning.meter import PATIENT_BATCHES
 from penstock.tuning.observation import expected_cycle
 
 PLENTY = 1000
@@ -125,6 +135,26 @@ def test_there_are_workers_for_batches_that_are_slow_to_make_and_to_take_over() 
     assert chosen(World(step=0.0, work=20.0, hand=5.0)) == 4
 
 
+def woken(workers: int, cycle: float = 1.0) -> Observation:
+    """Batches of little work, and little to do for who takes them over; but one comes only so often (ms)."""
+    return Observation(workers, cycle / 1e3 / workers, 0.00001, 0.00004, 0.00025, 0.5)
+
+
+def test_none_where_workers_promise_less_than_the_training_process_by_itself() -> None:
+    controller = Controller(Limits(2, 64))
+    controller.observe(woken(1), PLENTY)
+    assert (controller.workers, controller.settled) == (0, True)
+    assert controller.decisions[-1].why == (
+        "no workers: making a batch takes 0.25 ms, and it comes from a worker only every 1 ms"
+    )
+
+
+def test_some_where_more_of_them_may_be_faster_than_none() -> None:
+    controller = Controller(Limits(16, 64))
+    controller.observe(woken(1), PLENTY)
+    assert controller.workers > 1
+
+
 def test_none_is_final() -> None:
     world = World(step=0.0, work=0.3, hand=0.15)
     controller = Controller(Limits(8, 8))
@@ -222,6 +252,41 @@ def test_it_searches_anew_when_the_work_has_changed_for_good() -> None:
     assert not controller.settled
     settle(heavier, controller)
     assert controller.workers == 7
+
+
+def waiting_more(seen: Observation, share: float) -> Observation:
+    """The same in a loop that waits for a share more of its time, though the workers have no more to do."""
+    return replace(seen, cycle_s=seen.cycle_s / (1 - share))
+
+
+def test_it_searches_anew_and_patiently_when_the_loop_waits_more_than_it_seemed() -> None:
+    controller, world = Controller(Limits(8, 8)), World(step=40, work=20)
+    settle(world, controller)
+    slower = waiting_more(world.seen(1), 0.35)
+    for _ in range(REVIEWS):
+        assert controller.settled
+        controller.review(slower)
+    assert (controller.settled, controller.patient, controller.workers) == (False, True, 1)
+    assert controller.decisions[-1].why == (
+        "with 1 worker the loop waits 35% of the time (a step takes 40 ms, making a batch 20 ms), "
+        "more than it seemed: looking at more batches"
+    )
+    settle(World(step=40, work=20, uneven=320), controller)
+    assert (controller.workers, controller.prefetch_factor) == (1, 8)
+    decided = len(controller.decisions)
+    for _ in range(3 * REVIEWS):
+        controller.review(slower)
+    assert len(controller.decisions) == decided
+
+
+def test_waiting_as_much_as_was_known_or_more_but_once_is_no_reason_to_search() -> None:
+    controller, world = Controller(Limits(2, 8)), World(step=10, work=60)
+    settle(world, controller)
+    seen = world.seen(controller.workers)
+    for _ in range(REVIEWS):
+        controller.review(replace(seen, cycle_s=2 * seen.cycle_s, step_s=2 * seen.step_s))
+        controller.review(seen)
+    assert (controller.settled, controller.patient) == (True, False)
 
 
 def test_a_short_disturbance_changes_nothing() -> None:
@@ -369,6 +434,23 @@ def test_batches_that_come_in_bursts_count_together() -> None:
     bursts = ([(0.09, 0.01)] + [(0.0, 0.01)] * 2) * 3
     (seen,) = fed(Meter(3, START), bursts)
     assert seen.cycle_s == pytest.approx(0.04)
+
+
+def test_what_had_been_in_store_is_no_pace_to_believe_in() -> None:
+    """Four workers that take 20 ms for a batch don't go on giving one every 3 ms."""
+    (seen,) = fed(Meter(4, START), [(0.0, 0.003)] * 12, work_s=0.02)
+    assert (seen.cycle_s, seen.step_s) == (pytest.approx(0.005), pytest.approx(0.003))
+    assert seen.blocked == pytest.approx(0.2)
+
+
+def test_a_patient_meter_sees_what_is_rare() -> None:
+    batches = [(0.12 if number % 12 == 5 else 0.0, 0.02) for number in range(PATIENT_BATCHES)]
+    (quick, *_) = fed(Meter(1, START), batches, work_s=0.005)
+    assert quick.blocked == 0.0 or quick.cycle_s < 0.021
+    assert len(fed(Meter(1, START, patient=True), batches[:-1], work_s=0.005)) == 0
+    (seen,) = fed(Meter(1, START, patient=True), batches, work_s=0.005)
+    waits = sum(wait for wait, _ in batches) / len(batches)
+    assert (seen.cycle_s, seen.step_s) == (pytest.approx(0.02 + waits), pytest.approx(0.02))
 
 
 def test_of_short_batches_more_are_looked_at() -> None:

@@ -6,6 +6,10 @@ that is a number that was measured already, it settles. So no number is tried tw
 
 Where the loop is blocked although the workers idle, batches take unequal times. Then more of them are made
 ahead before more workers are tried, as long as that helps.
+
+The search is over within some dozens of batches, and may have missed what is rare. If the loop then waits
+more than it should by what was settled on, or if work or step have changed, it begins anew, and patiently:
+each number is judged by many batches, from then on.
 """
 
 from __future__ import annotations
@@ -25,11 +29,20 @@ IDLE = 0.5
 WORTH_A_WORKER = 5.0
 """Making a batch takes at least so many times what only taking it over costs the training process: if not,
 it makes it itself. (The worker has as much to do for that, and both wait to be woken.)"""
+CHEAPEST_S = 0.001
+FASTER = 0.8
+"""Of batches that take less than that, it is what lies between making and taking over, such as waking each
+other, that may take the time: none, where all workers that there may be promise at best so much of the pace
+that the training process would have by itself."""
 MOST_AHEAD = 8
 """Batches ahead for each worker."""
 CHANGED = 2.0
 PATIENCE = 3
 """If a step or a batch takes `CHANGED` times as long or short, so often in a row, the search begins anew."""
+WAITS_MORE = 0.1
+"""If the loop is blocked for a share of its time that is so much larger than it was when the number was
+settled on, over many batches and `REVIEWS` times in a row, the search begins anew, patiently."""
+REVIEWS = 2
 MOST_EPOCHS = 20
 """If so many in a row let nothing be measured, the search is over until something is."""
 
@@ -58,25 +71,28 @@ class Controller:
         workers: how many there are to be.
         prefetch_factor: how many batches each is to have ahead.
         settled: the search is over, for now.
+        patient: whether observations are to be of many batches.
         decisions: all of them, in their order.
         batches: how many were handed over; whoever does that counts them here.
         meter: what an epoch that is over left unfinished, for the next one to go on with.
+        reviewed: the same of what `review` is to be told.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.workers = 1
         self.prefetch_factor = limits.prefetch_factor or 2
-        self.settled = False
+        self.settled = self.patient = False
         self.batches = 0
         self.meter: Meter | None = None
+        self.reviewed: Meter | None = None
         self.decisions: list[Decision] = []
         self._decide(1, False, "it begins with one worker")
         self._seen: dict[int, Observation] = {}
         self._ahead_helps = limits.prefetch_factor is None
         self._with_fewer_ahead: Observation | None = None
         self._reference: Observation | None = None
-        self._changed = 0
+        self._changed = self._reviews = 0
         self._gave_up = False
         self._epochs = self._longest = self._began_at = 0
 
@@ -100,12 +116,15 @@ class Controller:
             return
         self._forget_epochs()
         if self.settled:
-            if self._gave_up or self._is_another_world(seen):
+            if self._gave_up:
                 self.settled, self._gave_up, self._seen = False, False, {}
+            elif self._is_another_world(seen):
+                self._search_anew()
             return
         self._judge_ahead(seen)
         self._seen[seen.workers] = seen
-        if self._is_cheap():
+        highest = self._highest(seen, room)
+        if self._is_cheap(highest):
             self._settle(0, self._why_none(seen))
             return
         if self._ahead_helps and seen.uneven and self.prefetch_factor < MOST_AHEAD and room >= seen.workers:
@@ -114,12 +133,26 @@ class Controller:
             why = f"{_figures(seen)}, and workers idle: trying {self.prefetch_factor} batches ahead for each"
             self._decide(self.workers, False, why)
             return
-        highest = self._highest(seen, room)
         wanted = self._fewest(highest)
         if wanted in self._seen:
             self._settle(wanted, self._why(wanted, highest, room))
         else:
             self._decide(wanted, False, f"{_figures(seen)}: trying {_workers(wanted)}")
+
+    def review(self, seen: Observation) -> None:
+        """Take in what many batches came to, since the number was settled on."""
+        then = self._reference
+        if self.patient or not self.settled or then is None or seen.workers != self.workers:
+            return
+        self._reviews = self._reviews + 1 if seen.blocked > then.blocked + WAITS_MORE else 0
+        if self._reviews < REVIEWS:
+            return
+        self._search_anew()
+        self._decide(self.workers, False, f"{_figures(seen)}, more than it seemed: looking at more batches")
+
+    def _search_anew(self) -> None:
+        self.settled, self.patient, self._seen = False, True, {}
+        self._ahead_helps = self._limits.prefetch_factor is None
 
     def _highest(self, seen: Observation, room: int) -> int:
         """One processor is left to the training process, unless it would idle with workers on all of them."""
@@ -143,12 +176,17 @@ class Controller:
             self.prefetch_factor //= 2
             self._ahead_helps = False
 
-    def _is_cheap(self) -> bool:
+    def _is_cheap(self, highest: int) -> bool:
         """Whether handing batches over costs more than making them, and the loop is no slower for that."""
         one = self._seen.get(1)
-        if one is None or self._limits.why_some or one.work_s > min(CHEAP_S, WORTH_A_WORKER * one.hand_s):
+        if one is None or self._limits.why_some:
             return False
-        slower = one.step_s + one.work_s > (1 + TOLERANCE) * one.cycle_s
+        alone = one.step_s + one.work_s
+        if one.work_s <= CHEAPEST_S and alone <= FASTER * expected_cycle(self._seen, highest):
+            return True
+        if one.work_s > min(CHEAP_S, WORTH_A_WORKER * one.hand_s):
+            return False
+        slower = alone > (1 + TOLERANCE) * one.cycle_s
         return one.work_s <= one.hand_s or not slower
 
     def _is_another_world(self, seen: Observation) -> bool:
@@ -164,7 +202,7 @@ class Controller:
         return self._changed >= PATIENCE
 
     def _settle(self, workers: int, why: str) -> None:
-        self.settled, self._changed = True, 0
+        self.settled, self._changed, self._reviews = True, 0, 0
         self._reference = self._seen.get(workers)
         self._decide(workers, True, why)
 
@@ -175,10 +213,10 @@ class Controller:
     # -- in words --------------------------------------------------------------------------------
 
     def _why_none(self, seen: Observation) -> str:
-        return (
-            f"no workers: making a batch takes {_time(seen.work_s)}, and merely taking it over from a worker "
-            f"costs the training process {_time(seen.hand_s)}"
-        )
+        making = f"no workers: making a batch takes {_time(seen.work_s)}, and "
+        if seen.work_s > WORTH_A_WORKER * seen.hand_s:
+            return f"{making}it comes from a worker only every {_time(seen.cycle_s)}"
+        return f"{making}merely taking it over from a worker costs the training process {_time(seen.hand_s)}"
 
     def _why_given_up(self) -> str:
         batches = "1 batch" if self._longest == 1 else f"{self._longest} batches"

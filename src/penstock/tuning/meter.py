@@ -9,6 +9,8 @@ from penstock.tuning.observation import Observation
 
 FEWEST_BATCHES, MOST_BATCHES = 8, 24
 FEWEST_BLOCKS = 3
+PATIENT_BATCHES = 64
+"""An observation of a patient meter covers so many."""
 ENOUGH_S = 0.02
 """An observation goes on to `MOST_BATCHES` while it covers less than this many seconds."""
 
@@ -73,11 +75,13 @@ class Meter:
 
     The beginning of an epoch is left out: all workers are at its first batch, and they may have to start. But
     an epoch without a block after that consists of its beginning, and is one block as a whole (`add_block`).
+
+    A median knows nothing of batches that are rare and slow. A patient meter takes the mean of many.
     """
 
-    def __init__(self, workers: int, totals: Totals) -> None:
+    def __init__(self, workers: int, totals: Totals, patient: bool = False) -> None:
         self.workers = workers
-        self._size = max(2, workers)
+        self._size, self._patient = max(2, workers), patient
         self._blocks: list[_Block] = []
         self.begin_block(totals)
 
@@ -106,16 +110,24 @@ class Meter:
         batches = sum(block.batches for block in blocks)
         if len(blocks) < FEWEST_BLOCKS or batches < FEWEST_BATCHES or all(b.work_s is None for b in blocks):
             return False
+        if self._patient:
+            return batches >= PATIENT_BATCHES
         seconds = sum(block.cycle_s * block.batches for block in blocks)
         return batches + self._size > MOST_BATCHES or seconds >= ENOUGH_S
 
     def _observation(self) -> Observation:
-        blocks = self._blocks
+        cycle, work = self._usual("cycle_s"), self._usual("work_s")
         return Observation(
             self.workers,
-            median(block.cycle_s for block in blocks),
-            median(block.step_s for block in blocks),
-            median(block.hand_s for block in blocks),
-            median(block.work_s for block in blocks if block.work_s is not None),
-            median(block.main_cpu for block in blocks),
+            max(cycle, work / self.workers),  # what came faster than it is made had been in store
+            self._usual("step_s"),
+            self._usual("hand_s"),
+            work,
+            self._usual("main_cpu"),
         )
+
+    def _usual(self, figure: str) -> float:
+        known = [(b.batches, float(each)) for b in self._blocks if (each := getattr(b, figure)) is not None]
+        if self._patient:
+            return sum(batches * each for batches, each in known) / sum(batches for batches, _ in known)
+        return median(each for _, each in known)
