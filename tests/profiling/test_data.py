@@ -63,6 +63,7 @@ def test_the_json_tells_the_verdict_to_other_programs(tmp_path: Path) -> None:
         ("[]", "no report"),
         ("{}", "no report"),
         ('{"penstock_report": 99}', "form 99"),
+        ('{"penstock_report": 1}', "no measurement"),
         ('{"penstock_report": 1, "measurement": {"setting": 3}}', "no Measurement"),
         ('{"penstock_report": 1, "measurement": {"settings": {}}}', "no Measurement"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.profiling.data import Ceiling
+from penstock.profiling.figures import samples_per_s
 from penstock.profiling.predict import predict
 from tests.profiling.made import BATCH, loop, measured, samples, trial, with_parts
 
@@ -114,6 +115,17 @@ def test_what_cannot_be_is_refused(change: dict[str, object], match: str) -> Non
 def test_what_is_no_setting_is_refused(change: dict[str, object], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         predict(measured(), **change)  # type: ignore[arg-type]
+
+
+def test_what_has_been_is_within_what_is_expected() -> None:
+    """Where the samples that were looked at were slower than those of the loop."""
+    m = measured(workers=2, sample=0.01, step=0.001)
+    quick = replace(m, loop=replace(m.loop, waits=tuple(wait / 10 for wait in m.loop.waits)))
+    rate = samples_per_s(quick)
+    now, other = predict(quick), predict(quick, num_workers=1)
+    assert now.low <= rate <= now.high * (1 + 1e-9)
+    assert other.high < rate
+    assert now.samples_per_s == pytest.approx(predict(m).samples_per_s)
 
 
 def test_nothing_measured_predicts_nothing() -> None:

@@ -126,6 +126,45 @@ def test_a_script_that_fails_does_so_as_always(tmp_path: Path) -> None:
     assert (ran.status, ran.errors) == (plain.returncode, plain.stderr + said)
 
 
+NAMES = """
+    import os, time
+    from torch.utils.data import DataLoader, Dataset
+
+    class Files(Dataset):
+        def __init__(self): self.samples = [os.fsdecode(b"/data/caf\\xe9_%d.jpg" % i) for i in range(200)]
+        def __len__(self): return 200
+        def __getitem__(self, index):
+            time.sleep(0.1 if index % 10 == 3 else 0.001)
+            return index
+
+    for batch in DataLoader(Files(), batch_size=4):
+        pass
+"""
+
+
+def test_names_that_are_no_text_and_a_file_that_cannot_be_written_lose_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, NAMES)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    files = "--html", "report.html", "--trace", "/proc/nowhere", "--json", "report.json"
+    ran = Ran("--seconds", "1", *files, "train.py", cwd=tmp_path)
+    assert "Traceback" not in ran.errors
+    assert "penstock: can't write /proc/nowhere: " in ran.errors
+    assert (ran.status, "Your loop" in ran.out) == (1, True)
+    samples = Report.load(tmp_path / "report.json").data.samples
+    assert samples is not None
+    assert "caf\udce9_" in str(samples.slowest[0].path)
+    assert "caf?_" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_script_that_is_interrupted_did_not_fail(tmp_path: Path) -> None:
+    write(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ran = Ran("train.py", cwd=tmp_path)
+    assert ran.status == 130
+    assert "penstock: the script was interrupted: there was no loop" in ran.errors
+
+
 def test_a_script_without_a_loader_is_told_so(tmp_path: Path) -> None:
     write(tmp_path, "import sys\nprint('hello')\nsys.exit(7)\n")
     ran = Ran("train.py", cwd=tmp_path)
@@ -340,6 +379,7 @@ def test_what_the_script_starts_is_left_alone(tmp_path: Path) -> None:
         (["--seconds", "0", "train.py"], "--seconds"),
         (["--seconds", "nan", "train.py"], "--seconds"),
         (["--json", "nowhere/report.json", "train.py"], "there is no folder"),
+        (["--html", "same", "--json", "same", "train.py"], "need files of their own"),
         (["nowhere.py"], "there is no file nowhere.py"),
         ([], "Missing argument"),
     ],

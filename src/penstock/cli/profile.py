@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 SAID_WHY = (1, 2)
 """A script that ends like this has said why: no such module, an error of its own, wrong arguments."""
+INTERRUPTED = 128 + signal.SIGINT
 File = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
@@ -61,6 +64,7 @@ def profile(
     from penstock.integrations.profiled import Options
 
     _require(html)
+    _require_different(html, trace, data)
     if not seconds > 0:  # not a number
         raise click.BadParameter(f"{seconds} is no number of seconds", param_hint="'--seconds'")
     if not as_module and not Path(script).exists():
@@ -75,14 +79,16 @@ def profile(
             loops[0] = check_advice(loops[0], program, options)
     except OSError as error:
         raise click.ClickException(f"can't start Python: {error.strerror}") from error
+    failures = []
+    if loops:  # the files first: nothing that is shown can go wrong before they are there
+        report = loops[0]
+        failures = _write_all((html, report.html), (trace, report.trace), (data, report.save))
     _show(loops)
     _tell(outcome)
-    if loops:
-        for path, write in ((html, loops[0].html), (trace, loops[0].trace), (data, loops[0].save)):
-            _write(path, write)
-    else:
+    _say(failures)
+    if not loops:
         _tell_unwritten(html, trace, data)
-    sys.exit(outcome.status)
+    sys.exit(outcome.status or bool(failures))
 
 
 def _require(html: Path | None) -> None:
@@ -94,9 +100,20 @@ def _require(html: Path | None) -> None:
         raise click.ClickException('--html needs plotly: pip install "penstock[report]"')
 
 
+def _require_different(*paths: Path | None) -> None:
+    given = [path.absolute() for path in paths if path is not None]
+    for path in given:
+        if given.count(path) > 1:
+            raise click.UsageError(
+                f"the outputs need files of their own, but got {path} twice"
+            )
+
+
 def _show(loops: list[Any]) -> None:
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of what it can't take, the rest is better than nothing
+        sys.stdout.reconfigure(errors="replace")
     console = Console()
     for place, report in enumerate(loops):
         if place:
@@ -114,7 +131,8 @@ def _tell(outcome: Outcome) -> None:
         lines.append(f"the script was ended (status {status}) before anything could be written down.")
     elif outcome.failed:
         what = "this is what was seen until then" if found else "there was no loop to be seen until then"
-        lines.append(f"the script failed: {what}.")
+        how = "was interrupted" if status == INTERRUPTED else "failed"
+        lines.append(f"the script {how}: {what}.")
     elif not found and not outcome.short and status not in SAID_WHY:
         lines.append("the script's main thread has no loop over a DataLoader, so there is nothing to tell.")
     _say(lines)
@@ -133,10 +151,13 @@ def _say(lines: Iterable[str]) -> None:
         click.echo(f"penstock: {line}", err=True)
 
 
-def _write(path: Path | None, write: Callable[[Path], None]) -> None:
-    if path is None:
-        return
-    try:
-        write(path)
-    except OSError as error:
-        raise click.ClickException(f"can't write {path}: {error.strerror}") from error
+def _write_all(*files: tuple[Path | None, Callable[[Path], None]]) -> list[str]:
+    """Write those that are asked for; what went wrong."""
+    failures = []
+    for path, write in files:
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            failures.append(f"can't write {path}: {error.strerror}")
+    return failures

@@ -103,7 +103,9 @@ def predict(
     only_of_workers = m.setting.num_workers and not workers
     startup = 0.0 if only_of_workers else figures.startup_each_s(m)
     error, memory = _error(m, workers, cache_after, dtype), _memory(m, workers, prefetch_factor, saving)
-    return _conclude(m, bounds, startup, error, memory)
+    runs = (cache_after, dtype) == (None, None) and workers == m.setting.num_workers
+    runs &= prefetch_factor in (None, m.setting.prefetch_factor)
+    return _conclude(m, bounds, startup, error, memory, figures.samples_per_s(m) if runs else None)
 
 
 def _whole(name: str, value: int, least: int) -> int:
@@ -116,22 +118,30 @@ def _whole(name: str, value: int, least: int) -> int:
 
 
 def _conclude(
-    m: Measurement, bounds: dict[str, float], startup: float, error: float, memory: int
+    m: Measurement,
+    bounds: dict[str, float],
+    startup: float,
+    error: float,
+    memory: int,
+    seen: float | None,
 ) -> Prediction:
-    """`bounds` are batches per second; `startup` is what the beginning of an epoch adds to each batch."""
+    """`bounds` are batches per second; `startup` is what the beginning of an epoch adds to each batch; `seen`
+    are samples per second, where the loop ran like this: what has been isn't beyond the interval."""
     b = figures.batch_size(m)
     tightest = min(bounds, key=lambda name: bounds[name])
     best = 1 / (1 / bounds[tightest] + startup)
     knee = 1 / (sum(rate**-KNEE for rate in bounds.values()) ** (1 / KNEE) + startup)
-    low, high = knee * (1 - error), best * (1 + error)
-    step = figures.step_s(m)
     ceiling = bounds.get("loop", math.inf)
+    low, high = knee * (1 - error), min(best * (1 + error), ceiling * (1 + MODEL_ERROR))
+    if seen is not None:
+        low, high = min(low, seen / b), max(high, seen / b)
+    step = figures.step_s(m)
 
     def stall(rate: float) -> float:
         return min(1.0, max(0.0, 1 - rate * step))
 
     return Prediction(
-        best * b, low * b, min(high, ceiling * (1 + MODEL_ERROR)) * b,
+        best * b, low * b, high * b,
         stall(best), stall(high), stall(low), memory, tightest,
     )  # fmt: skip
 

@@ -110,6 +110,8 @@ class Report:
                 f"this report has form {version}, this Penstock reads form {VERSION}: profile again"
             )
         checked = plain.get("checked")
+        if "measurement" not in plain:
+            raise ValueError("this report holds no measurement")
         data = from_plain(Measurement, plain["measurement"])
         return cls(data, None if checked is None else from_plain(Checked, checked))
 
@@ -121,7 +123,8 @@ class Report:
         """
         from penstock.profiling.render.html import page
 
-        Path(path).write_text(page(self.to_dict(), self.data, self.verdict, self.checked), encoding="utf-8")
+        text = page(self.to_dict(), self.data, self.verdict, self.checked)
+        Path(path).write_text(text, encoding="utf-8", errors="replace")  # a file's name may be no UTF-8
 
     def trace(self, path: FilePath) -> None:
         """Write the time line for chrome://tracing and Perfetto."""
