@@ -104,9 +104,7 @@ def _require_different(*paths: Path | None) -> None:
     given = [path.absolute() for path in paths if path is not None]
     for path in given:
         if given.count(path) > 1:
-            raise click.UsageError(
-                f"the outputs need files of their own, but got {path} twice"
-            )
+            raise click.UsageError(f"the outputs need files of their own, but got {path} twice")
 
 
 def _show(loops: list[Any]) -> None:
