@@ -453,6 +453,12 @@ def test_a_patient_meter_sees_what_is_rare() -> None:
     assert (seen.cycle_s, seen.step_s) == (pytest.approx(0.02 + waits), pytest.approx(0.02))
 
 
+def test_nor_does_a_pause_count_to_a_patient_meter() -> None:
+    batches = [(0.01, 600.0 if number == 30 else 0.02) for number in range(PATIENT_BATCHES)]
+    (seen,) = fed(Meter(1, START, patient=True), batches)
+    assert (seen.cycle_s, seen.step_s) == (pytest.approx(0.03), pytest.approx(0.02))
+
+
 def test_of_short_batches_more_are_looked_at() -> None:
     assert len(fed(Meter(1, START), [(0.0001, 0.0)] * 23, work_s=0.0001)) == 0
     assert len(fed(Meter(1, START), [(0.0001, 0.0)] * 24, work_s=0.0001)) == 1

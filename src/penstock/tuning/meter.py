@@ -76,7 +76,8 @@ class Meter:
     The beginning of an epoch is left out: all workers are at its first batch, and they may have to start. But
     an epoch without a block after that consists of its beginning, and is one block as a whole (`add_block`).
 
-    A median knows nothing of batches that are rare and slow. A patient meter takes the mean of many.
+    A median knows nothing of batches that are rare and slow. A patient meter takes, of many, the mean of what
+    they are waited for and of the work in them; of the steps still the median, as a pause is no step.
     """
 
     def __init__(self, workers: int, totals: Totals, patient: bool = False) -> None:
@@ -116,18 +117,24 @@ class Meter:
         return batches + self._size > MOST_BATCHES or seconds >= ENOUGH_S
 
     def _observation(self) -> Observation:
-        cycle, work = self._usual("cycle_s"), self._usual("work_s")
+        blocks = self._blocks
+        step = median(block.step_s for block in blocks)
+        cycle = median(block.cycle_s for block in blocks)
+        made = [(block.batches, block.work_s) for block in blocks if block.work_s is not None]
+        work = median(work_s for _, work_s in made)
+        if self._patient:
+            cycle = step + _mean([(block.batches, block.cycle_s - block.step_s) for block in blocks])
+            work = _mean(made)
         return Observation(
             self.workers,
             max(cycle, work / self.workers),  # what came faster than it is made had been in store
-            self._usual("step_s"),
-            self._usual("hand_s"),
+            step,
+            median(block.hand_s for block in blocks),
             work,
-            self._usual("main_cpu"),
+            median(block.main_cpu for block in blocks),
         )
 
-    def _usual(self, figure: str) -> float:
-        known = [(b.batches, float(each)) for b in self._blocks if (each := getattr(b, figure)) is not None]
-        if self._patient:
-            return sum(batches * each for batches, each in known) / sum(batches for batches, _ in known)
-        return median(each for _, each in known)
+
+def _mean(figures: list[tuple[int, float]]) -> float:
+    """Of so many batches each."""
+    return sum(batches * each for batches, each in figures) / sum(batches for batches, _ in figures)
