@@ -211,8 +211,23 @@ def test_one_number_of_workers_is_no_list_of_them() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batches": 0}, {"seconds": 0}, {"seconds": float("nan")}, {"workers": [-1]}, {"workers": ["2"]}],
+    [
+        {"batches": 0},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"workers": [-1]},
+        {"workers": ["2"]},
+        {"workers": [True]},
+    ],
 )
 def test_impossible_limits_and_numbers_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"are needed, got|numbers of workers, 0 or more"):
         tune(DataLoader(Squares()), progress=None, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batches": "5"}, {"batches": 1.5}, {"seconds": None}, {"step": 3}, {"progress": 3}]
+)
+def test_what_is_no_number_or_function_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="take"):
+        tune(DataLoader(Squares()), **wrong)

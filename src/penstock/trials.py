@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -94,7 +95,7 @@ def tune(
     put back.
 
     Raises:
-        TypeError: if `loader` is no penstock.DataLoader.
+        TypeError: if `loader` is no penstock.DataLoader, or what should be a number or a function is none.
         ValueError: if the loader gives no batch; if `batches`, `seconds` or `workers` can't be; or if what it
             gives depends on the number of workers (iterable datasets, ``seeding="worker"``) and `workers`
             isn't given.
@@ -104,6 +105,10 @@ def tune(
             f"tune() takes a penstock.DataLoader, not {type(loader).__name__}: "
             "penstock.upgrade(loader) makes one of torch's"
         )
+    if not all(callable(each) for each in (step, progress) if each is not None):
+        raise TypeError(f"step= and progress= take functions, but got {step!r} and {progress!r}")
+    if not hasattr(batches, "__index__") or not isinstance(seconds, Real):
+        raise TypeError(f"batches= and seconds= take numbers, but got {batches!r} and {seconds!r}")
     if batches < 1 or not seconds > 0:
         raise ValueError(f"at least 1 batch and some seconds are needed, got {batches=} and {seconds=}")
     bench = _Bench(loader, step or (lambda _: None), batches, seconds, progress or (lambda _: None))
@@ -122,7 +127,7 @@ def _numbers(workers: Iterable[int]) -> list[int]:
         raise TypeError(f"workers= takes several numbers of workers, such as [0, 2, 4], but got {workers!r}")
     numbers = list(workers)
     for number in numbers:
-        if not isinstance(number, int) or number < 0:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise ValueError(f"workers= takes numbers of workers, 0 or more, but got {number!r}")
     return numbers
 

@@ -31,12 +31,13 @@ def monitor(
     every: int = 50,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Any]:
-    """One epoch of `loader`, batch by batch, with a `Reading` for `callback` after every so many of them.
+    """One epoch of `loader`, batch by batch, with a `Reading` for `callback` after every so many of them, and
+    of those that are left at its end.
 
     The callback runs in the loop's own thread, between two batches; what it raises ends the epoch.
 
     Raises:
-        TypeError: if `loader` is no penstock.DataLoader.
+        TypeError: if `loader` is no penstock.DataLoader, `callback` no function or `every` no whole number.
         ValueError: if `every` is less than 1.
     """
     if not isinstance(loader, DataLoader):
@@ -44,6 +45,8 @@ def monitor(
             f"monitor() takes a penstock.DataLoader, not {type(loader).__name__}: "
             "penstock.upgrade(loader) makes one of torch's"
         )
+    if not callable(callback) or not hasattr(every, "__index__"):
+        raise TypeError(f"monitor() takes a function and a whole number, but got {callback!r} and {every=}")
     if every < 1:
         raise ValueError(f"every should be 1 or more, got {every}")
     return _epoch(loader, callback, every, clock)
@@ -53,32 +56,41 @@ def _epoch(
     loader: DataLoader[Any], callback: Callable[[Reading], object], every: int, clock: Clock
 ) -> Iterator[Any]:
     since, samples, waited = clock(), 0, 0.0
-    for number, batch in enumerate(loader, 1):
-        yield batch
-        del batch
-        if number % every:
-            continue
+    number = 0
+
+    def tell() -> None:
+        nonlocal since, samples, waited
         stats, now = loader.stats(), clock()
         took = max(now - since, 1e-9)
-        callback(
-            Reading(
-                stats.batches,
-                (stats.samples - samples) / took,
-                min(1.0, (stats.wait_s - waited) / took),
-                stats.slots_in_use,
-            )
-        )
+        rate, stall = (stats.samples - samples) / took, min(1.0, (stats.wait_s - waited) / took)
         since, samples, waited = now, stats.samples, stats.wait_s
+        callback(Reading(stats.batches, rate, stall, stats.slots_in_use))
+
+    for batch in loader:
+        number += 1
+        yield batch
+        del batch
+        if number % every == 0:
+            tell()
+    if number % every:
+        tell()
 
 
-def to_tensorboard(writer: Any, prefix: str = "loading") -> Callable[[Reading], None]:
-    """A callback for `monitor` that writes to a ``torch.utils.tensorboard.SummaryWriter``, step by step."""
-    steps = 0
+def to_tensorboard(writer: Any, prefix: str = "loading", global_step: int = 0) -> Callable[[Reading], None]:
+    """A callback for `monitor`, one for all epochs, that writes to a
+    ``torch.utils.tensorboard.SummaryWriter``.
+
+    A figure's step is the number of batches that the loop was given up to then, over all epochs, and of
+    `global_step` before: the steps of a loop that takes one for each batch.
+    """
+    before, latest = global_step, 0
 
     def write(reading: Reading) -> None:
-        nonlocal steps
-        steps += 1
+        nonlocal before, latest
+        if reading.batches <= latest:  # another epoch
+            before += latest
+        latest = reading.batches
         for name in ("samples_per_s", "stall", "slots_in_use"):
-            writer.add_scalar(f"{prefix}/{name}", getattr(reading, name), steps)
+            writer.add_scalar(f"{prefix}/{name}", getattr(reading, name), before + latest)
 
     return write

@@ -237,7 +237,7 @@ class Controller:
             return f"{said}{tried}"
         if workers < highest:
             return f"{said}, and more workers promise nothing{tried}"
-        return f"{said}, but {self._limit(highest, room)}{tried}"
+        return f"{said}, but {self._limit(max(workers, highest), room)}{tried}"
 
     def _limit(self, highest: int, room: int) -> str:
         cpus = self._limits.cpus
