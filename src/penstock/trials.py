@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -107,7 +106,7 @@ def tune(
         )
     if not all(callable(each) for each in (step, progress) if each is not None):
         raise TypeError(f"step= and progress= take functions, but got {step!r} and {progress!r}")
-    if not hasattr(batches, "__index__") or not isinstance(seconds, Real):
+    if not hasattr(batches, "__index__") or not hasattr(seconds, "__float__"):
         raise TypeError(f"batches= and seconds= take numbers, but got {batches!r} and {seconds!r}")
     if batches < 1 or not seconds > 0:
         raise ValueError(f"at least 1 batch and some seconds are needed, got {batches=} and {seconds=}")
