@@ -128,6 +128,16 @@ def test_what_has_been_is_within_what_is_expected() -> None:
     assert now.samples_per_s == pytest.approx(predict(m).samples_per_s)
 
 
+def test_a_cost_that_hangs_on_one_sample_is_a_rough_one() -> None:
+    m = measured(workers=1, sample=0.01)
+    assert m.samples is not None
+    rough = replace(m, samples=replace(m.samples, measured=8, p50_s=0.001, max_s=0.07))
+    sure, unsure = predict(m, num_workers=2), predict(rough, num_workers=2)
+    assert unsure.high - unsure.low > 2 * (sure.high - sure.low)
+    many = predict(replace(rough, samples=replace(m.samples, measured=8000, max_s=0.07)), num_workers=2)
+    assert (many.low, many.high) == (pytest.approx(sure.low, rel=0.01), pytest.approx(sure.high, rel=0.01))
+
+
 def test_nothing_measured_predicts_nothing() -> None:
     m = measured(inline=False, trials=())
     with pytest.raises(ValueError, match="measured"):

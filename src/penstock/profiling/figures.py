@@ -97,6 +97,12 @@ def startup_share(m: Measurement) -> float:
     return startup_s(m) / whole if whole > 0 else 0.0
 
 
+def by_chance(samples: Samples) -> float:
+    """How much of the mean cost hangs on a single slow sample: with more of them it may be otherwise."""
+    slow = samples.max_s > 3 * samples.p50_s
+    return samples.max_s / (samples.measured * samples.wall_s) if slow and samples.wall_s > 0 else 0.0
+
+
 def alone_s(samples: Samples) -> float:
     """A sample's wall time, on a core that is free when wanted."""
     return max(samples.wall_s - samples.unscheduled_s, samples.cpu_s, 1e-9)

@@ -28,6 +28,8 @@ QUICK_S = 0.02
 FULL_S = 10.0
 """Where the loop is to be watched for less, the rest is measured for less as well, down to `LEAST` of it."""
 LEAST = 0.2
+ROUGH = 0.2
+"""More of the samples' cost shouldn't hang on a single one."""
 
 Say = Callable[[str], None]
 
@@ -136,6 +138,9 @@ def _measure(loader: Any, batch_s: float, details: Details, say: Say, part: floa
         details.problems.append(f"no sample could be measured: {error}")
         return
     samples = details.samples
+    if (chance := figures.by_chance(samples)) >= ROUGH:
+        seen = f"of the {samples.measured} that were looked at, one took {chance:.0%} of the time"
+        details.problems.append(f"what a sample costs, but roughly: {seen}")
     sample_s = figures.alone_s(samples) + samples.collate_s
     if loader.num_workers and sample_s < QUICK_S:
         say("trying the loader alone without workers, in a worker")

@@ -272,4 +272,5 @@ def _error(m: Measurement, workers: int, cache_after: str | None, dtype: str | t
     beyond = bool(trials) and workers > max(trials)
     changed = (cache_after is not None) + (dtype is not None)
     model = MODEL_ERROR * (1 + changed) + BEYOND_MEASURED * beyond
-    return min(0.5, math.hypot(model, 2 * noise))
+    chance = figures.by_chance(m.samples) if m.samples is not None else 0.0
+    return min(0.5, math.hypot(model, 2 * noise, chance))
