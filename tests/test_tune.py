@@ -30,6 +30,11 @@ def sleep(_: int) -> None:
 
 
 @pytest.fixture(autouse=True)
+def quick_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.trials.LEAST_S", 0.02)
+
+
+@pytest.fixture(autouse=True)
 def four_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.loader.auto.cpus", lambda: 4)
     monkeypatch.setattr("penstock.loader.dataloader.cpus", lambda: 4)
@@ -158,7 +163,8 @@ def test_what_fails_in_a_trial_is_none_of_the_runs_errors(tmp_path: Path) -> Non
     assert not loader.errors
 
 
-def test_a_trial_of_quick_batches_takes_its_time() -> None:
+def test_a_trial_of_quick_batches_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.trials.LEAST_S", LEAST_S)
     (trial,) = tune(DataLoader(Squares(1000)), workers=[0], batches=5, progress=None).trials
     assert trial.batches / trial.batches_per_s >= LEAST_S
 
