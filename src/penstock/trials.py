@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from penstock.bad import ErrorBook
 from penstock.indices import unmoved
 from penstock.loader import DataLoader
+from penstock.tuning import rate
 
 TOLERANCE = 0.05
 """More workers are worth it if they make the loop faster by more than this share."""
@@ -47,7 +48,7 @@ class Trial:
     def __str__(self) -> str:
         ahead = "" if self.prefetch_factor is None else f", prefetch_factor={self.prefetch_factor}"
         return (
-            f"num_workers={self.num_workers}{ahead}: {_rate(self.batches_per_s)} batches/s, "
+            f"num_workers={self.num_workers}{ahead}: {rate(self.batches_per_s)} batches/s, "
             f"the loop waits {self.waiting:.0%} of the time"
         )
 
@@ -60,10 +61,6 @@ class Settings:
     prefetch_factor: int | None
     why: str
     trials: tuple[Trial, ...]
-
-
-def _rate(batches_per_s: float) -> str:
-    return f"{batches_per_s:,.0f}" if batches_per_s >= 100 else f"{batches_per_s:.3g}"
 
 
 def show(trial: Trial) -> None:
@@ -89,8 +86,8 @@ def tune(
 
     Numbers are doubled up to the number of processors, as long as that helps; those between are tried where
     fewer might do. If the loop still waits, batches further ahead are tried. No workers, with ``dataset[i]``
-    in this process, are tried if by the others' figures that may be as fast. `workers` names the numbers to
-    try instead. The loader itself isn't iterated; what its samplers draw from, and their own attributes, are
+    in this process, are tried if a batch takes less than 5 ms, or if by the others' figures that may be as
+    fast. `workers` names the numbers to try instead. The loader itself isn't iterated; what its samplers draw from, and their own attributes, are
     put back.
 
     Raises:
@@ -206,7 +203,7 @@ class _Bench:
         why = str(found)
         if fastest is not found:
             more = "worker gives" if fastest.num_workers == 1 else "workers give"
-            why += f"; {fastest.num_workers} {more} {_rate(fastest.batches_per_s)}"
+            why += f"; {fastest.num_workers} {more} {rate(fastest.batches_per_s)}"
         return Settings(found.num_workers, found.prefetch_factor, why, tuple(self._all))
 
     def _measured(self, workers: int, prefetch_factor: int) -> Trial:

@@ -73,7 +73,7 @@ EXPORTED = {
         "penstock.shards",
         "penstock.tree",
     },
-    "trials": {"penstock.bad", "penstock.indices", "penstock.loader"},
+    "trials": {"penstock.bad", "penstock.indices", "penstock.loader", "penstock.tuning"},
     "profiling": {
         "penstock.bad",
         "penstock.caching",

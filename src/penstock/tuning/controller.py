@@ -228,7 +228,7 @@ class Controller:
     def _why(self, workers: int, highest: int, room: int) -> str:
         said = _figures(self._seen[workers])
         others = [
-            f"{_workers(n)}: {_rate(1 / each.cycle_s)}"
+            f"{_workers(n)}: {rate(1 / each.cycle_s)}"
             for n, each in sorted(self._seen.items())
             if each.cycle_s
         ]
@@ -261,7 +261,8 @@ def _workers(number: int) -> str:
     return "1 worker" if number == 1 else f"{number} workers"
 
 
-def _rate(batches_per_s: float) -> str:
+def rate(batches_per_s: float) -> str:
+    """In words."""
     return f"{batches_per_s:,.0f}" if batches_per_s >= 100 else f"{batches_per_s:.3g}"
 
 
