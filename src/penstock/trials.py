@@ -87,8 +87,8 @@ def tune(
     Numbers are doubled up to the number of processors, as long as that helps; those between are tried where
     fewer might do. If the loop still waits, batches further ahead are tried. No workers, with ``dataset[i]``
     in this process, are tried if a batch takes less than 5 ms, or if by the others' figures that may be as
-    fast. `workers` names the numbers to try instead. The loader itself isn't iterated; what its samplers draw from, and their own attributes, are
-    put back.
+    fast. `workers` names the numbers to try instead. The loader itself isn't iterated; what its samplers
+    draw from, and their own attributes, are put back.
 
     Raises:
         TypeError: if `loader` is no penstock.DataLoader, or what should be a number or a function is none.
