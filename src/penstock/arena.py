@@ -32,7 +32,9 @@ import sys
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import count
 from multiprocessing import reduction
 from typing import Any
 
@@ -201,13 +203,15 @@ class Notes:
         self._words = memory.control
         self._at = NOTE_WORDS * (worker + 1)
 
-    def sample(self, batch: int, position: int) -> int:
-        """Note the sample about to be fetched; returns the generation that is wanted now."""
-        words, at = self._words, self._at
+    def samples(self, batch: int, first: int) -> Iterator[int]:
+        """Notes the samples of a batch from position `first` on, each when an item is asked for, before it
+        is fetched; gives the generation that is wanted then."""
+        words, at, clock = self._words, self._at, time.monotonic_ns
         words[at + 1] = batch
-        words[at + 2] = time.monotonic_ns()
-        words[at] = position + 1
-        return words[0]
+        for position in count(first):
+            words[at + 2] = clock()
+            words[at] = position + 1
+            yield words[0]
 
     def clear(self) -> None:
         """No sample is in hand any more."""

@@ -464,11 +464,14 @@ def test_notes_of_workers_are_apart_from_each_other_and_from_the_generation() ->
     with new_arena() as arena:
         arena.memory.control[0] = 9
         first, second = Notes(arena.memory, 0), Notes(arena.memory, 1)
-        first.sample(4, 0)
-        second.sample(5, 6)
+        told = first.samples(4, 0), second.samples(5, 6)
+        assert [next(each) for each in told] == [9, 9]
         assert (first.read(), second.read(), arena.memory.control[0]) == ((4, 0), (5, 6), 9)
+        arena.memory.control[0] = 10
+        assert next(told[1]) == 10
+        assert (first.read(), second.read()) == ((4, 0), (5, 7))
         first.clear()
-        assert (first.read(), second.read()) == (None, (5, 6))
+        assert (first.read(), second.read()) == (None, (5, 7))
 
 
 LIMITED = """

@@ -1,7 +1,7 @@
 """Runs one task: the seed, ``dataset[i]``, and the batch or its part put where it belongs.
 
 A `Fetcher` doesn't know where it runs. It lives in one process, runs one task at a time, and may be told by
-its caller, before every sample, through `before_sample`, to go on or (by `Abandoned`) not to.
+its caller, before every sample, through `before_samples`, to go on or (by `Abandoned`) not to.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import count, islice, repeat
+from itertools import islice, repeat
 from typing import Any
 
 from penstock.arena import Memory
@@ -38,11 +38,14 @@ MAX_IN_A_ROW = 1000
 
 
 class Abandoned(Exception):
-    """Raised by `before_sample`: nobody wants this task any more."""
+    """Raised by what `before_samples` gives: nobody wants this task any more."""
 
 
 class Fetcher:
     """Runs tasks of one recipe; `memory` and `can_send` are its `Placer`'s.
+
+    Of what ``before_samples(batch, first)`` gives, an item is asked for before each of a batch's samples,
+    from the position `first` on.
 
     With no `seeder` the generators are left to the dataset, as torch does.
 
@@ -54,7 +57,7 @@ class Fetcher:
         self,
         recipe: Recipe,
         memory: Memory | None,
-        before_sample: Callable[[int, int], None] | None,
+        before_samples: Callable[[int, int], Iterator[None]] | None,
         seeder: SampleSeeder | None,
         worker: int = 0,
         can_send: Callable[[Spec], bool] = lambda _: True,
@@ -64,7 +67,7 @@ class Fetcher:
         self._placer = Placer(memory, recipe.collate_fn, can_send)
         self._course = Course(0, 0, 0)
         self._stream: Stream | None = None
-        self._before_sample = before_sample
+        self._before_samples = before_samples
         self._seeder = seeder
         self._get_many = batched_getter(recipe.dataset) if recipe.batched and not recipe.iterable else None
         self._ready = ready_getter(recipe.dataset) if recipe.rows and not recipe.iterable else None
@@ -167,7 +170,7 @@ class Fetcher:
 
     def _at_once(self, task: Task, seeds: Seeds | None, timing: Timing) -> list[Any]:
         """All samples of a task."""
-        if seeds is not None or self._before_sample is not None or self._careful:
+        if seeds is not None or self._before_samples is not None or self._careful:
             return self._fetch(self._samples(task, seeds), None, timing)
         begin, dataset, fetched = self._clock(), self._recipe.dataset, []
         try:
@@ -206,9 +209,9 @@ class Fetcher:
 
     def _told(self, task: Task, start: int) -> Iterator[None]:
         """Tells the caller of the next sample, from `start` on, whenever an item is asked for."""
-        if self._before_sample is None:
+        if self._before_samples is None:
             return repeat(None)
-        return map(self._before_sample, repeat(task.batch), count(task.offset + start))
+        return self._before_samples(task.batch, task.offset + start)
 
     def _tolerantly(self, task: Task, k: int, seeds: Seeds | None) -> Any:
         """A sample, or another in its place, or `_BAD`, as the policy says."""
@@ -258,8 +261,9 @@ class Fetcher:
         """So many samples of the stream, or those that are left."""
         begin, policy = self._clock(), self._recipe.policy
         samples: list[Any] = []
+        told = self._told(task, 0)
         while len(samples) < len(task.indices):
-            next(self._told(task, len(samples)))
+            next(told)
             try:
                 sample = next(stream)
                 if sample is None and policy.refuses_none:
@@ -269,6 +273,7 @@ class Fetcher:
                 break
             except Exception as error:
                 self._position = len(samples)
+                told = self._told(task, self._position)  # the next one stands in its place
                 self._note(error, task, self._position, None)
                 if not policy.tolerant or len(self.bad) >= MAX_IN_A_ROW:
                     timing.samples += len(samples) + len(self.bad)
@@ -318,6 +323,8 @@ class Fetcher:
         left_out: list[int] = []
         tolerant = self._tolerant
         each, done, group = self._samples(task, seeds), 0, self._placer.group
+        if group == 1:
+            return self._one_by_one(each, task, slot, timing)
         while done < len(task.indices):
             samples = self._fetch(each, group, timing)
             row = task.offset + done
@@ -329,6 +336,31 @@ class Fetcher:
             done += len(samples)
             self._completed = done == len(task.indices)
             del samples  # a large sample's memory is wanted for the next one
+        if writer is None:
+            return LeftOut(tuple(left_out))
+        return Rows(writer.spec, task.batch_size, tuple(left_out))
+
+    def _one_by_one(self, samples: Iterator[Any], task: Task, slot: int, timing: Timing) -> Outcome:
+        """Fetch and place large samples, which sweep the processor's caches: in few steps each."""
+        writer: RowWriter | None = None
+        left_out: list[int] = []
+        clock, fetch_s, row = self._clock, 0.0, task.offset
+        begin = clock()
+        for sample in samples:
+            fetch_s += clock() - begin
+            if sample is _BAD:
+                left_out.append(row)
+            else:
+                if writer is None:
+                    writer = self._placer.writer(sample, slot, task.batch_size)
+                    write = writer.write_one
+                write(sample, row)
+            del sample  # its memory is wanted for the next one
+            row += 1
+            begin = clock()
+        timing.fetch_s += fetch_s
+        timing.samples += len(task.indices)
+        self._completed = True
         if writer is None:
             return LeftOut(tuple(left_out))
         return Rows(writer.spec, task.batch_size, tuple(left_out))

@@ -7,6 +7,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from penstock.preparing.manifest import Manifest, read_manifest
 from penstock.preparing.sources import PATH, SAMPLE
 from penstock.shards import Shard
 from penstock.tree import is_namedtuple, leaves_of, map_leaves
+
+SEQUENCES = (tuple, list)
+"""Of such samples the first element is the transform's."""
+_version = attrgetter("_version")
+"""How often a tensor was changed in place."""
 
 
 class PreparedDataset(Dataset[Any]):
@@ -125,7 +131,7 @@ class PreparedDataset(Dataset[Any]):
 
     def _transformed(self, number: int, row: int, sample: Any, transform: Callable[[Any], Any]) -> Any:
         """The sample with its first element, or all of it, transformed; the shard is as before."""
-        if not isinstance(sample, tuple | list) or len(sample) == 0:
+        if not isinstance(sample, SEQUENCES) or len(sample) == 0:
             return self._applied(number, row, sample, transform)
         kind, items = type(sample), (self._applied(number, row, sample[0], transform), *sample[1:])
         return kind(*items) if is_namedtuple(kind) else kind(items)
@@ -134,12 +140,12 @@ class PreparedDataset(Dataset[Any]):
         views = [value] if type(value) is torch.Tensor else _views(value)
         if views is None or self._in_place is not False or torch.is_inference_mode_enabled():
             return self._applied_to_copy(value, transform)
-        before = [view._version for view in views]
+        before = list(map(_version, views))
         result = None
         try:
             result = transform(value)
         finally:
-            if [view._version for view in views] != before:
+            if list(map(_version, views)) != before:
                 self._in_place = True
                 result = _copied(result)
                 self._undo(number, row)
@@ -149,16 +155,16 @@ class PreparedDataset(Dataset[Any]):
         """The first time that tells whether the transform works in place: then copies are what it gets."""
         own = _copied(value)
         views = _views(own) if self._in_place is None and not torch.is_inference_mode_enabled() else None
-        before = [view._version for view in views or ()]
+        before = list(map(_version, views or ()))
         result = transform(own)
         if views is not None:
-            self._in_place = [view._version for view in views] != before
+            self._in_place = list(map(_version, views)) != before
         return result
 
     def _undo(self, number: int, row: int) -> None:
         """Read again from the file what the transform was given."""
         sample = self._reader(number)(row)
-        first = sample[0] if isinstance(sample, tuple | list) else sample
+        first = sample[0] if isinstance(sample, SEQUENCES) else sample
         for view in _views(first) or ():
             self._shard(number).restore(view)
 

@@ -102,16 +102,15 @@ class Column:
         return self._grid_getter(name, batch, view)
 
     def _grid_getter(self, name: str, batch: pa.RecordBatch, view: Viewer) -> Getter:
-        rebuild = _REBUILD[self.kind]
-        dtype, stored = self.dtype, np.dtype(_STORED.get(self.dtype, self.dtype))
+        rebuild, stored = _rebuilding(self.kind, self.dtype), np.dtype(_STORED.get(self.dtype, self.dtype))
         if self.shape is not None:
             grids = view(_values(batch.column(name))).view(stored).reshape(len(batch), *self.shape)
-            return lambda row: rebuild(grids[row, ...], dtype)
+            return lambda row: rebuild(grids[row, ...])
         column = batch.column(name)
         ends = view(column.buffers()[1]).view(np.int64)
         flat = view(_values(column)).view(stored)
         shapes = view(_values(batch.column(shapes_of(name)))).view(np.int64).reshape(-1, self.ndim)
-        return lambda row: rebuild(flat[ends[row] : ends[row + 1]].reshape(shapes[row]), dtype)
+        return lambda row: rebuild(flat[ends[row] : ends[row + 1]].reshape(shapes[row]))
 
 
 PACKED = Column("packed")
@@ -201,18 +200,24 @@ def _or_none(column: pa.Array, get: Getter) -> Getter:
     return lambda row: get(row) if there[row] else None
 
 
-def _tensor(grid: Array, dtype: str) -> torch.Tensor:
-    tensor = torch.from_numpy(grid)
-    return tensor.view(getattr(torch, dtype)) if dtype in _STORED else tensor
+def _rebuilding(kind: str, dtype: str) -> Callable[[Array], Any]:
+    """What makes a leaf of its numbers, as they are stored."""
+    if kind == "tensor":
+        return _as_tensor(dtype)
+    if kind == "scalar":
+        return lambda grid: _array(grid, dtype)[()]
+    return lambda grid: _array(grid, dtype)
+
+
+def _as_tensor(dtype: str) -> Callable[[Array], torch.Tensor]:
+    if dtype not in _STORED:
+        return torch.from_numpy
+    meant = getattr(torch, dtype)
+    return lambda grid: torch.from_numpy(grid).view(meant)
 
 
 def _array(grid: Array, dtype: str) -> Array:
     return grid.view(np.bool_) if dtype == "bool" else grid
 
 
-def _scalar(grid: Array, dtype: str) -> Any:
-    return _array(grid, dtype)[()]
-
-
-_REBUILD: dict[str, Callable[[Array, str], Any]] = {"tensor": _tensor, "array": _array, "scalar": _scalar}
 assert sys.byteorder == "little"

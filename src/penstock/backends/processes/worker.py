@@ -16,7 +16,7 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,7 @@ class _Loop:
             recipe = job.recipe
             seeder = SampleSeeder(recipe.dataset, recipe.collate_fn) if recipe.seeded else None
             self._fetcher = Fetcher(
-                recipe, self._memory, self._before_sample, seeder, self._worker, self._can_send
+                recipe, self._memory, self._before_samples, seeder, self._worker, self._can_send
             )
         except Exception as error:
             self._broken = Failed(error, None, traceback.format_exc())
@@ -147,9 +147,11 @@ class _Loop:
         except Exception as error:
             self._broken = Failed(error, None, traceback.format_exc())
 
-    def _before_sample(self, batch: int, position: int) -> None:
-        if self._notes.sample(batch, position) != self._generation:
-            raise Abandoned
+    def _before_samples(self, batch: int, first: int) -> Iterator[None]:
+        for wanted in self._notes.samples(batch, first):
+            if wanted != self._generation:
+                raise Abandoned
+            yield
 
     def _run_task(self, run: Run) -> None:
         task, timing = Task(*run[:-1]), Timing()
