@@ -25,6 +25,7 @@ from penstock.collate import (
     Scratch,
     Spec,
     batch_of_rows,
+    group_of,
     is_default_collate,
     spec_of,
     stack_into,
@@ -85,7 +86,22 @@ def slot() -> Iterator[Slot]:
 # -- rows ----------------------------------------------------------------------------------------------
 
 
-def in_rows(samples: list[Any], cuts: tuple[int, ...] = ()) -> Any:
+Fill = Callable[[list[Any], Spec, list[torch.Tensor], int], None]
+
+
+def fill(samples: list[Any], spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
+    writer = RowWriter(spec, tensors)
+    for start in range(0, len(samples), writer.group):
+        writer.write(samples[start : start + writer.group], first + start)
+
+
+def fill_one_by_one(samples: list[Any], spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
+    writer = RowWriter(spec, tensors)
+    for row, sample in enumerate(samples, first):
+        writer.write_one(sample, row)
+
+
+def in_rows(samples: list[Any], cuts: tuple[int, ...] = (), fill: Fill = fill) -> Any:
     """The batch of `samples`, placed by one writer for each run of samples between the cuts."""
     spec = spec_of(samples[0])
     block = np.full(spec.layout(len(samples))[1], 0xAB, np.uint8)
@@ -94,10 +110,7 @@ def in_rows(samples: list[Any], cuts: tuple[int, ...] = ()) -> Any:
     return batch_of_rows(block, spec, len(samples))
 
 
-def fill(samples: list[Any], spec: Spec, tensors: list[torch.Tensor], first: int) -> None:
-    writer = RowWriter(spec, tensors)
-    for start in range(0, len(samples), writer.group):
-        writer.write(samples[start : start + writer.group], first + start)
+FILLS = pytest.mark.parametrize("fill", [fill, fill_one_by_one])
 
 
 REGULAR: dict[str, Callable[[int], Any]] = {
@@ -110,6 +123,8 @@ REGULAR: dict[str, Callable[[int], Any]] = {
     "bfloat16 tensor": lambda i: torch.full((3,), float(i), dtype=torch.bfloat16),
     "complex64 tensor": lambda i: torch.full((3,), complex(i, -i)),
     "conjugate tensor": lambda i: torch.full((3,), complex(i, -i)).conj(),
+    "negated tensor": lambda i: torch.full((3,), complex(i, -i)).conj().imag,
+    "negated contiguous tensor": lambda i: torch.full((1,), complex(i, -i)).conj().imag,
     "0-d tensor": lambda i: torch.tensor(i),
     "empty tensor": lambda _: torch.empty(0, 3),
     "transposed tensor": lambda i: torch.arange(6).reshape(2, 3).t() + i,
@@ -135,10 +150,11 @@ REGULAR: dict[str, Callable[[int], Any]] = {
 }
 
 
+@FILLS
 @pytest.mark.parametrize("make", REGULAR.values(), ids=REGULAR)
-def test_rows_equal_torchs_batch(make: Callable[[int], Any]) -> None:
+def test_rows_equal_torchs_batch(make: Callable[[int], Any], fill: Fill) -> None:
     samples = [make(i) for i in range(4)]
-    assert equal(in_rows(samples), default_collate(samples))
+    assert equal(in_rows(samples, fill=fill), default_collate(samples))
 
 
 @pytest.mark.parametrize("make", REGULAR.values(), ids=REGULAR)
@@ -155,7 +171,8 @@ def test_any_split_makes_the_same_batch(numbers: list[int], data: Any) -> None:
 
 
 def test_more_samples_than_are_placed_at_once_stay_in_order() -> None:
-    samples = [torch.full((3000,), float(i)) for i in range(17)]  # groups of 5
+    samples = [torch.full((13_000,), float(i)) for i in range(17)]
+    assert group_of(spec_of(samples[0])) == 5
     assert equal(in_rows(samples), default_collate(samples))
 
 
@@ -264,8 +281,9 @@ def test_a_sample_unlike_the_first_is_irregular(first: Any, odd: Any) -> None:
         fill([first, odd, first], spec, tensors, 0)
 
 
+@FILLS
 @pytest.mark.parametrize(("first", "odd"), MISMATCHES.values(), ids=MISMATCHES)
-def test_a_lone_sample_unlike_the_first_is_irregular(first: Any, odd: Any) -> None:
+def test_a_lone_sample_unlike_the_first_is_irregular(first: Any, odd: Any, fill: Fill) -> None:
     spec = spec_of(first)
     tensors = tensors_of(np.zeros(spec.layout(3)[1], np.uint8), spec, 3)
     with pytest.raises(Irregular):
