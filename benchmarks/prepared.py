@@ -88,7 +88,7 @@ class Images(Dataset[Tensor]):
 
     def __init__(self, pairs: Any, size: int) -> None:
         """Be `size` samples long."""
-        self.pairs, self.size = pairs, size
+        self.pairs, self.count, self.size = pairs, len(pairs), size
 
     def __len__(self) -> int:
         """As told."""
@@ -96,7 +96,7 @@ class Images(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """One image."""
-        image: Tensor = self.pairs[index % len(self.pairs)]
+        image: Tensor = self.pairs[index % self.count]
         return image
 
 

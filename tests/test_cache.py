@@ -341,6 +341,20 @@ def test_gathered_batches_know_nothing_of_each_other(kind: Any) -> None:
     assert next(batches)[:, 0].tolist() == [20.0, 21.0, 22.0, 23.0]
 
 
+def test_gathered_batches_of_all_loaders_stand_in_the_same_memory_by_turns() -> None:
+    cached = filled(Floats(40))
+    kept = next(iter(penstock.DataLoader(cached, batch_size=40)))
+    places = set()
+    for _ in range(5):
+        (batch,) = penstock.DataLoader(cached, batch_size=40)
+        places.add(batch.data_ptr())
+        batch.fill_(-1)
+        del batch
+    assert len(places) <= 2
+    assert kept.data_ptr() not in places
+    assert kept[:, 0].tolist() == list(range(40))
+
+
 def test_indices_that_are_tuples_are_left_to_the_dataset() -> None:
     cached = filled(Floats(40))
     for sampler in ([(3, 5), (2, 5)], [(3, 5), (2,)]):

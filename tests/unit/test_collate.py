@@ -32,7 +32,7 @@ from penstock.collate import (
     tensors_of,
     unpack,
 )
-from penstock.collate.scratch import LEAST
+from penstock.collate.scratch import KEPT, LEAST
 from penstock.errors import BatchNotSendableError
 from tests.datasets import equal
 
@@ -510,6 +510,17 @@ def test_memory_that_a_view_holds_is_left_alone() -> None:
     for value in (2.0, 3.0):
         stacked(scratch, value)
     assert piece.tolist() == [1.0] * 4
+
+
+def test_of_memory_that_comes_back_all_at_once_little_is_kept() -> None:
+    scratch = Scratch(least=1000)
+    pieces = [scratch.block(10) for _ in range(3 * KEPT)]
+    addresses = {piece.ctypes.data for piece in pieces}
+    assert {piece.nbytes for piece in pieces} == {1000}
+    del pieces
+    again = [scratch.block(10) for _ in range(KEPT)]
+    assert addresses.issuperset(piece.ctypes.data for piece in again)
+    assert len(scratch._idle) == 0
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class MemoryStore:
         self._table = RowTable(form, memory[starts[4] :], rows) if form is not None else None
         self._heap = memory[self._heap_start :]
         self._unchecked = self._known_rows = 0
+        self._mean_cost: float | None = None
+        """Seconds that a sample took to make, once all are known to be in rows."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (self.size, self.budget, self._format, self._segment)
@@ -108,16 +110,12 @@ class MemoryStore:
             return None
         if wanted.view(np.uint64).max() >= self.size:  # or negative
             return None
-        rows = wanted if self._each_in_its_row else self._rows_of(wanted)
+        rows = wanted if self._all_rows and self._mean_cost is not None else self._rows_of(wanted)
         if rows is None:
             return None
-        self._counters.hit(len(rows), float(self._costs[wanted].sum()))
+        each = float(self._costs[wanted].mean()) if self._mean_cost is None else self._mean_cost
+        self._counters.hit(len(rows), each * len(rows))
         return self._table.ready(rows)
-
-    @property
-    def _each_in_its_row(self) -> bool:
-        """Whether row i is known to hold sample i, for all of them."""
-        return self._all_rows and self._known_rows == self.size
 
     def _rows_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """The rows of these samples; None if one of them isn't in a row."""
@@ -135,6 +133,8 @@ class MemoryStore:
                 return None
             fence()
             self._known_rows += len(some)
+        if self._mean_cost is None:
+            self._mean_cost = float(self._costs.mean())
         return None if self._format is None else self._format.spec
 
     def put(self, index: int, values: Any, marks: Marks, seconds: float) -> None:

@@ -30,9 +30,14 @@ class Scratch:
 
     Whoever holds such a tensor, user code included, holds its memory: that is given out anew only when the
     array that all its views have in common dies (in whichever thread; that only appends to a deque).
+    Several threads may ask for it.
+
+    Args:
+        least: bytes of the smallest piece.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
         self._idle: deque[Bytes] = deque()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -42,16 +47,21 @@ class Scratch:
 
     def block(self, nbytes: int) -> Bytes:
         """At least so many uninitialised bytes."""
-        memory = self._take(nbytes)
+        memory = self._take(max(nbytes, self._least))
         lease = np.frombuffer(memory.data, np.uint8)  # over an array, its views would pass it by
-        weakref.finalize(lease, self._idle.append, memory).atexit = False
+        weakref.finalize(lease, self._give_back, memory).atexit = False
         return lease
 
+    def _give_back(self, memory: Bytes) -> None:
+        if len(self._idle) < KEPT:
+            self._idle.append(memory)
+
     def _take(self, nbytes: int) -> Bytes:
-        while len(self._idle) > KEPT:
-            self._idle.popleft()
         for _ in range(len(self._idle)):
-            memory = self._idle.popleft()
+            try:
+                memory = self._idle.popleft()
+            except IndexError:  # another thread has it
+                break
             if nbytes <= memory.nbytes <= 2 * nbytes:
                 return memory
             self._idle.append(memory)

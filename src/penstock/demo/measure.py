@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass over the data, from `iter()` until the iterator and its workers are gone."""
+    """So many epochs, from `iter()` until the iterator and its workers are gone."""
 
     samples: int
     batches: int
@@ -123,10 +123,11 @@ def contender(
     workers: int,
     options: dict[str, Any],
     visit: Callable[[Any], None] = ignore,
+    epochs: int = 1,
 ) -> Contender:
-    """A loader of this kind, made anew for each pass; `visit` sees every batch."""
+    """A loader of this kind, made anew for each pass of so many epochs; `visit` sees every batch."""
     make = partial(kind, num_workers=workers, **options)
-    return Contender(name, workers, lambda: _run(make, visit))
+    return Contender(name, workers, lambda: _run(make, visit, epochs))
 
 
 def measure(
@@ -178,8 +179,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(make: Callable[[], DataLoader[Any]], visit: Callable[[Any], None]) -> Pass:
-    """One pass over a new loader, until its workers are gone."""
+def _run(make: Callable[[], DataLoader[Any]], visit: Callable[[Any], None], epochs: int) -> Pass:
+    """One pass with a new loader, until its workers are gone."""
     gc.collect()  # an old iterator in a cycle may still have workers
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create .* worker processes")
@@ -187,10 +188,10 @@ def _run(make: Callable[[], DataLoader[Any]], visit: Callable[[Any], None]) -> P
         samples = len(cast(Sized, loader.dataset))
         cpu, start = cpu_seconds(), time.perf_counter()
         with _closing(loader):
-            arrivals = _iterate(loader, visit)
+            arrivals = [at for _ in range(epochs) for at in _iterate(loader, visit)]
         seconds = time.perf_counter() - start
     return Pass(
-        samples=samples,
+        samples=epochs * samples,
         batches=len(arrivals),
         first_samples=min(loader.batch_size or 1, samples),
         seconds=seconds,
@@ -201,7 +202,7 @@ def _run(make: Callable[[], DataLoader[Any]], visit: Callable[[Any], None]) -> P
 
 
 def _iterate(loader: DataLoader[Any], visit: Callable[[Any], None]) -> list[float]:
-    """Take all batches; the times at which they came. The iterator is gone on return."""
+    """Take all batches of an epoch; the times at which they came. The iterator is gone on return."""
     arrivals = []
     for batch in loader:
         arrivals.append(time.perf_counter())
