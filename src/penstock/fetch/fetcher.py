@@ -321,11 +321,9 @@ class Fetcher:
         """Fetch and place by turns, a group of samples at a time."""
         writer: RowWriter | None = None
         left_out: list[int] = []
-        tolerant = self._tolerant
+        tolerant, size = self._tolerant, len(task.indices)
         each, done, group = self._samples(task, seeds), 0, self._placer.group
-        if group == 1:
-            return self._one_by_one(each, task, slot, timing)
-        while done < len(task.indices):
+        while done < size and (writer is None or group > 1):
             samples = self._fetch(each, group, timing)
             row = task.offset + done
             for first, run in _runs(samples, row, left_out) if tolerant else ((row, samples),):
@@ -334,36 +332,31 @@ class Fetcher:
                     group = writer.group
                 writer.write(run, first)
             done += len(samples)
-            self._completed = done == len(task.indices)
             del samples  # a large sample's memory is wanted for the next one
-        if writer is None:
-            return LeftOut(tuple(left_out))
-        return Rows(writer.spec, task.batch_size, tuple(left_out))
-
-    def _one_by_one(self, samples: Iterator[Any], task: Task, slot: int, timing: Timing) -> Outcome:
-        """Fetch and place large samples, which sweep the processor's caches: in few steps each."""
-        writer: RowWriter | None = None
-        left_out: list[int] = []
-        clock, fetch_s, row = self._clock, 0.0, task.offset
-        begin = clock()
-        for sample in samples:
-            fetch_s += clock() - begin
-            if sample is _BAD:
-                left_out.append(row)
-            else:
-                if writer is None:
-                    writer = self._placer.writer(sample, slot, task.batch_size)
-                    write = writer.write_one
-                write(sample, row)
-            del sample  # its memory is wanted for the next one
-            row += 1
-            begin = clock()
-        timing.fetch_s += fetch_s
-        timing.samples += len(task.indices)
+        if writer is not None:
+            self._one_by_one(each, writer, task.offset + done, left_out, timing)
         self._completed = True
         if writer is None:
             return LeftOut(tuple(left_out))
         return Rows(writer.spec, task.batch_size, tuple(left_out))
+
+    def _one_by_one(
+        self, samples: Iterator[Any], writer: RowWriter, row: int, left_out: list[int], timing: Timing
+    ) -> None:
+        """Fetch and place the samples that are left, from a row on: large ones, which sweep the processor's
+        caches, so in few steps each."""
+        clock, write = self._clock, writer.write_one
+        begin = clock()
+        for sample in samples:
+            timing.fetch_s += clock() - begin
+            timing.samples += 1
+            if sample is _BAD:
+                left_out.append(row)
+            else:
+                write(sample, row)
+            del sample  # its memory is wanted for the next one
+            row += 1
+            begin = clock()
 
     def _whole(self, many: Any, task: Task, slot: int) -> Outcome:
         """The batch of samples that came all at once."""
