@@ -20,7 +20,7 @@ from penstock.streams import Standing
 GATHER_BYTES = 1 << 20
 """So much is gathered at once, where batches are smaller; who keeps one of them keeps this much."""
 MOST_BATCHES = 64
-_TOGETHER = Scratch(least=GATHER_BYTES)
+_TOGETHER = Scratch()
 """For what is gathered at once, of all loaders of this process: it stays warm from one to the next, and what
 nobody uses of it is a few megabytes."""
 

@@ -513,14 +513,27 @@ def test_memory_that_a_view_holds_is_left_alone() -> None:
 
 
 def test_of_memory_that_comes_back_all_at_once_little_is_kept() -> None:
-    scratch = Scratch(least=1000)
-    pieces = [scratch.block(10) for _ in range(3 * KEPT)]
+    scratch = Scratch()
+    pieces = [scratch.block(1000) for _ in range(3 * KEPT)]
     addresses = {piece.ctypes.data for piece in pieces}
-    assert {piece.nbytes for piece in pieces} == {1000}
     del pieces
-    again = [scratch.block(10) for _ in range(KEPT)]
-    assert addresses.issuperset(piece.ctypes.data for piece in again)
-    assert len(scratch._idle) == 0
+    assert len(scratch._idle) == KEPT
+    assert scratch.block(1000).ctypes.data in addresses
+
+
+def test_a_piece_is_hardly_larger_than_what_was_asked_for() -> None:
+    scratch = Scratch()
+    del (large := [scratch.block(1000)])[:]
+    assert not large
+    assert scratch.block(400).nbytes < 1000
+    assert scratch.block(600).nbytes == 1000
+
+
+@FILLS
+def test_a_tensor_that_was_placed_can_be_resized_afterwards(fill: Fill) -> None:
+    samples = [torch.full((3, 2), float(i)) for i in range(3)]
+    in_rows(samples, fill=fill)
+    assert samples[1].resize_(100).numel() == 100
 
 
 @pytest.mark.parametrize(

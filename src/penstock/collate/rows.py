@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from ctypes import memmove
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from penstock.arena import Bytes, aligned
@@ -216,34 +216,31 @@ class RowWriter:
             leaves = (sample,) if structure is LEAF else flatten(sample, structure)
         except StructureMismatch:
             raise Irregular from None
-        for leaf, (column, shape, dtype, tensor, array) in zip(leaves, self._places, strict=True):
-            if array is not None and type(leaf) is torch.Tensor:
-                try:
-                    if leaf.dtype is dtype and leaf.shape == shape and leaf.is_contiguous():
-                        array[row] = leaf.numpy()
-                        continue
-                except (RuntimeError, TypeError):  # there is more to it than its numbers
-                    pass
-            _place((leaf,), column, tensor.narrow(0, row, 1))
+        for leaf, (column, dtype, shape, nbytes, start, tensor) in zip(leaves, self._rows, strict=True):
+            if (
+                column.kind is torch.Tensor
+                and type(leaf) is torch.Tensor
+                and leaf.dtype is dtype
+                and leaf.shape == shape
+                and is_plain(leaf)
+                and leaf.is_contiguous()
+                and not leaf.is_conj()
+                and not leaf.is_neg()
+            ):  # its bytes are the row's; `numpy()` would keep its storage from ever being resized
+                memmove(start + row * nbytes, leaf.data_ptr(), nbytes)
+            else:
+                _place((leaf,), column, tensor.narrow(0, row, 1))
 
     @cached_property
-    def _places(self) -> list[_Place]:
+    def _rows(self) -> list[_Rows]:
         return [
-            (column, column.shape, column.dtype, tensor, _array_of(tensor))
+            (column, column.dtype, column.shape, column.nbytes, tensor.data_ptr(), tensor)
             for column, tensor in zip(self.spec.columns, self._tensors, strict=True)
         ]
 
 
-_Place = tuple[Column, tuple[int, ...], torch.dtype, torch.Tensor, "NDArray[Any] | None"]
-"""A column, what it says that is often asked for, and its rows as a tensor and as an array."""
-
-
-def _array_of(tensor: torch.Tensor) -> NDArray[Any] | None:
-    """None if NumPy has no such type."""
-    try:
-        return tensor.numpy()
-    except TypeError:
-        return None
+_Rows = tuple[Column, torch.dtype, tuple[int, ...], int, int, torch.Tensor]
+"""A column: what it says of a row that is often asked for, with the bytes of one; where the rows are."""
 
 
 def _place(leaves: Sequence[Any], column: Column, out: torch.Tensor) -> None:

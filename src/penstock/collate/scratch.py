@@ -29,16 +29,12 @@ class Scratch:
     """Private memory that is used again once the last tensor that views it is gone.
 
     Whoever holds such a tensor, user code included, holds its memory: that is given out anew only when the
-    array that all its views have in common dies (in whichever thread; that only appends to a deque).
-    Several threads may ask for it.
-
-    Args:
-        least: bytes of the smallest piece.
+    array that all its views have in common dies (in whichever thread; that only appends to a deque, of which
+    the oldest piece then goes). Several threads may ask for it.
     """
 
-    def __init__(self, least: int = 0) -> None:
-        self._least = least
-        self._idle: deque[Bytes] = deque()
+    def __init__(self) -> None:
+        self._idle: deque[Bytes] = deque(maxlen=KEPT)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised tensor."""
@@ -47,14 +43,10 @@ class Scratch:
 
     def block(self, nbytes: int) -> Bytes:
         """At least so many uninitialised bytes."""
-        memory = self._take(max(nbytes, self._least))
+        memory = self._take(nbytes)
         lease = np.frombuffer(memory.data, np.uint8)  # over an array, its views would pass it by
-        weakref.finalize(lease, self._give_back, memory).atexit = False
+        weakref.finalize(lease, self._idle.append, memory).atexit = False
         return lease
-
-    def _give_back(self, memory: Bytes) -> None:
-        if len(self._idle) < KEPT:
-            self._idle.append(memory)
 
     def _take(self, nbytes: int) -> Bytes:
         for _ in range(len(self._idle)):
