@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,53 @@ def test_every_gathered_batch_is_told_of() -> None:
         observers.remove(told.append)
     assert told[0] > 0
     assert sum(told) == pytest.approx(loader.stats().wait_s)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_gathered_batches_are_counted_as_they_are_handed_over(size: int) -> None:
+    loader = penstock.DataLoader(filled(Squares(40)), batch_size=size, shuffle=True, seed=3)
+    whole = list(loader)
+    loader.set_epoch(0)
+    again = iter(loader)
+    for count in range(1, len(whole)):
+        next(again)
+        stats, state = loader.stats(), loader.state_dict()
+        assert (stats.batches, stats.samples) == (count, count * size)
+        assert (again._num_yielded, state["_num_yielded"]) == (count, count)
+    again.close()
+    assert (loader.stats().batches, loader.state_dict()) == (count, state)
+    with pytest.raises(penstock.ClosedError):
+        next(again)
+
+
+def test_a_loader_goes_on_from_the_midst_of_a_gather() -> None:
+    one, other = loaders(filled(Squares(40)), filled(Squares(40)))
+    whole = list(one)
+    iterator = iter(other)
+    begun = [next(iterator) for _ in range(3)]
+    state = other.state_dict()
+    begun += [next(iterator) for _ in range(2)]
+    other.load_state_dict(state)
+    same_batches(begun[:3] + list(iterator), whole, epochs=1)
+
+
+def test_each_gathered_batch_goes_to_one_of_many_threads() -> None:
+    loader = penstock.DataLoader(filled(Mixed(4000)), batch_size=2)
+    iterator, got, start = iter(loader), list[list[Any]](), threading.Barrier(4)
+
+    def draw() -> None:
+        start.wait()
+        got.append(list(iterator))
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = list(loader)
+    drawn = sorted(itertools.chain.from_iterable(got), key=lambda batch: int(batch["zero_d"][0]))
+    assert difference(drawn, expected) is None
+    assert loader.stats().batches == 2000
 
 
 class Floats(Squares):

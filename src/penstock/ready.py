@@ -6,15 +6,16 @@ It stands in for an `Engine`; when a batch comes that isn't all there, one takes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
+from penstock.at_hand import NOTHING, AtHand
 from penstock.collate import Scratch, Spec
 from penstock.engine import Batches, Engine
 from penstock.fetch import ReadyGetter
 from penstock.plan import Block
-from penstock.stats import Recorder
+from penstock.stats import Recorder, observers
 from penstock.streams import Standing
 
 GATHER_BYTES = 1 << 20
@@ -41,9 +42,8 @@ class BatchesAtOnce(Batches, Protocol):
         It draws nothing earlier than torch does, where others see that.
         """
 
-    @property
-    def note(self) -> Callable[[int], None]:
-        """As `handed_over`, for batches that no worker made: in fewer steps."""
+    def follow(self, at_hand: AtHand) -> None:
+        """Those count as they are handed over; of those before no more will be."""
 
 
 class PushedBack:
@@ -79,6 +79,9 @@ class ReadyEngine:
         get: where the samples lie.
         together: how many to ask for first.
         otherwise: makes the engine that takes over.
+
+    Attributes:
+        at_hand: batches that may be popped from there, by any thread, instead of being asked for.
     """
 
     def __init__(
@@ -91,10 +94,9 @@ class ReadyEngine:
         otherwise: Callable[[Batches], Engine],
     ) -> None:
         self._batches, self._get, self._recorder, self._otherwise = batches, get, recorder, otherwise
-        self._note = batches.note
         self._large = Scratch()
         self._most, self._together = ahead, min(ahead, together)
-        self._made: Iterator[tuple[int, int, Any]] = iter(())
+        self.at_hand = self._gathered = NOTHING
         self._engine: Engine | None = None
         self._stopped: BaseException | None = None
         self._raised: BaseException | None = None
@@ -103,13 +105,16 @@ class ReadyEngine:
         return self
 
     def __next__(self) -> Any:
-        for number, samples, batch in self._made:
-            self._recorder.batch_at_hand(samples)
-            self._note(number)
-            return batch
-        return self._next_made() if self._engine is None else next(self._engine)
+        try:
+            part = self._gathered.parts.popleft()
+        except IndexError:
+            pass
+        else:
+            self._recorder.tell()
+            return self._gathered.make(part)
+        return self._next_gathered() if self._engine is None else next(self._engine)
 
-    def _next_made(self) -> Any:
+    def _next_gathered(self) -> Any:
         since = self._recorder.clock()
         if self._gather():
             self._recorder.waited(self._recorder.clock() - since)
@@ -123,8 +128,9 @@ class ReadyEngine:
         raise stopped
 
     def _gather(self) -> bool:
-        """Make the next batches, or have an engine make them; whether they are at hand."""
+        """Gather the next batches, or have an engine make them; whether they are at hand."""
         begin = self._recorder.clock()
+        self._follow(NOTHING)
         block = self._take()
         sizes = block.sizes
         if not sizes:
@@ -134,10 +140,17 @@ class ReadyEngine:
             self._engine = self._otherwise(PushedBack(self._batches, block.batches()))
             return False
         scratch = self._large if len(ready.rows) * ready.spec.sample_bytes > GATHER_BYTES else _TOGETHER
-        self._made = zip(block.numbers, sizes, ready.batches(sizes, scratch), strict=True)
+        self._follow(AtHand(ready.parts(sizes, scratch), ready.make, block.numbers, sizes))
         self._together = min(self._most, fitting(ready.spec, max(sizes)))
         self._recorder.task_done(0, sum(sizes), self._recorder.clock() - begin, 0.0)
         return True
+
+    def _follow(self, gathered: AtHand) -> None:
+        """Hand these over, one whenever a batch is asked for."""
+        self._gathered = gathered
+        self.at_hand = NOTHING if observers else gathered
+        self._batches.follow(gathered)
+        self._recorder.follow(gathered)
 
     def _take(self) -> Block:
         """The next batches; what ends or interrupts them waits for its turn."""
@@ -166,6 +179,6 @@ class ReadyEngine:
 
     def release(self) -> None:
         """As `Engine.release`."""
-        self._made = iter(())
+        self._gathered.drop()
         if self._engine is not None:
             self._engine.release()

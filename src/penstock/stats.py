@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from penstock.at_hand import NOTHING, AtHand
+
 Clock = Callable[[], float]
 
 observers: list[Callable[[float], None]] = []
@@ -134,6 +136,9 @@ class Recorder:
         self.decisions: Sequence[Decision] = ()
         self._start = clock()
         self._batches = self._samples = self._bytes = self._copied = 0
+        self._at_hand = 0, 0, NOTHING
+        """How many batches, of how many samples, were handed over of those that were at hand; and those that
+        are."""
         self._fetched = self._replaced = self._left_out = 0
         self._wait = self._work_s = self._untold = 0.0
         self._first: float | None = None
@@ -172,22 +177,38 @@ class Recorder:
         for tell in observers:
             tell(waited)
 
+    def follow(self, at_hand: AtHand) -> None:
+        """Count these as they are handed over; of those before no more will be."""
+        self._at_hand = *self._of_those_at_hand(), at_hand
+
     def waited(self, seconds: float) -> None:
-        """The caller has waited, for batches that are at hand now: for the first of them, as observers are
-        told."""
+        """The caller has waited for the first of those that are at hand."""
         self._wait += seconds
         self._untold = seconds
         if self._first is None:
             self._first = self.clock() - self._start
 
-    def batch_at_hand(self, samples: int) -> None:
-        """Count one batch handed over now, to a caller that waits no more."""
-        self._batches += 1
-        self._samples += samples
-        if observers:
-            waited, self._untold = self._untold, 0.0
-            for tell in observers:
-                tell(waited)
+    def tell(self) -> None:
+        """Tell the observers, if there are any, of a batch that was at hand."""
+        waited, self._untold = self._untold, 0.0
+        for tell in observers:
+            tell(waited)
+
+    def _of_those_at_hand(self) -> tuple[int, int]:
+        """How many batches were handed over of those that were or are at hand, and their samples."""
+        batches, samples, at_hand = self._at_hand
+        given = at_hand.given
+        return batches + given, samples + sum(at_hand.sizes[:given])
+
+    @property
+    def batches(self) -> int:
+        """How many were handed over."""
+        return self._batches + self._of_those_at_hand()[0]
+
+    @property
+    def samples(self) -> int:
+        """How many are in them."""
+        return self._samples + self._of_those_at_hand()[1]
 
     def sample_cost(self) -> float | None:
         """Mean seconds of work that a sample takes; None before the first task is done."""
@@ -196,16 +217,16 @@ class Recorder:
     def batch_cost(self) -> float | None:
         """Mean seconds of work that a batch takes; None before the first batch is out."""
         cost = self.sample_cost()
-        return cost * self._samples / self._batches if cost is not None and self._batches else None
+        return cost * self.samples / self.batches if cost is not None and self.batches else None
 
     def totals(self) -> tuple[float, int, int]:
         """Seconds of work of the workers, the samples that they made in it, and the samples handed over."""
-        return self._work_s, self._fetched, self._samples
+        return self._work_s, self._fetched, self.samples
 
     def snapshot(self, slots: int = 0, slots_in_use: int = 0) -> Stats:
         return Stats(
-            self._batches,
-            self._samples,
+            self.batches,
+            self.samples,
             self._wait,
             self._first,
             self._bytes,

@@ -6,8 +6,9 @@ tuples. Whatever else a sample holds is a leaf. Structures are immutable and com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 
@@ -47,7 +48,10 @@ class Items:
             child.collect(item, into)
 
     def build(self, leaves: Iterator[Any]) -> Any:
-        items = [child.build(leaves) for child in self.children]
+        if self.flat:
+            items = list(islice(leaves, len(self.children)))
+        else:
+            items = [child.build(leaves) for child in self.children]
         if self.kind is list:
             return items
         return tuple(items) if self.kind is tuple else self.kind(*items)
@@ -139,16 +143,6 @@ def columns_of(samples: Sequence[Any], structure: Structure) -> list[Sequence[An
 def unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:
     """The inverse of `flatten`."""
     return structure.build(leaves)
-
-
-def unflatten_columns(structure: Structure, columns: Sequence[Iterable[Any]]) -> Iterator[Any]:
-    """The inverse of `columns_of`, one sample at a time; there is at least one column."""
-    if structure is LEAF:
-        return iter(columns[0])
-    samples = zip(*columns, strict=True)
-    if isinstance(structure, Items) and structure.flat and structure.kind in (list, tuple):
-        return iter(samples) if structure.kind is tuple else map(list, samples)
-    return (unflatten(structure, iter(sample)) for sample in samples)
 
 
 def map_kinds(structure: Structure, replace: Callable[[type], type]) -> Structure:

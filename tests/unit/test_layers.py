@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "original": 0,
     "names": 0,
     "forks": 0,
+    "at_hand": 0,
     "stateful": 0,
     "distributed": 1,
     "plan": 1,
@@ -56,6 +57,7 @@ LAYERS: dict[str, int] = {
 SAME_LAYER = {
     ("collate", "arena"),
     ("ready", "engine"),
+    ("stats", "at_hand"),
     ("bad", "policy"),
     ("cli", "integrations"),
 }

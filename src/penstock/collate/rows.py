@@ -57,7 +57,7 @@ class Column:
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return self.numel * self.dtype.itemsize
 
@@ -81,7 +81,7 @@ class Spec:
     def _layouts(self) -> dict[int, tuple[list[int], int]]:
         return {}
 
-    @property
+    @cached_property
     def sample_bytes(self) -> int:
         return sum(column.nbytes for column in self.columns)
 

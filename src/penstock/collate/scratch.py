@@ -29,12 +29,13 @@ class Scratch:
     """Private memory that is used again once the last tensor that views it is gone.
 
     Whoever holds such a tensor, user code included, holds its memory: that is given out anew only when the
-    array that all its views have in common dies (in whichever thread; that only appends to a deque, of which
+    array that all its views have in common dies (in whichever thread; that only moves it to a deque, of which
     the oldest piece then goes). Several threads may ask for it.
     """
 
     def __init__(self) -> None:
         self._idle: deque[Bytes] = deque(maxlen=KEPT)
+        self._leased: dict[int, tuple[weakref.ref[Bytes], Bytes]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised tensor."""
@@ -45,8 +46,12 @@ class Scratch:
         """At least so many uninitialised bytes."""
         memory = self._take(nbytes)
         lease = np.frombuffer(memory.data, np.uint8)  # over an array, its views would pass it by
-        weakref.finalize(lease, self._idle.append, memory).atexit = False
+        end = weakref.ref(lease, self._take_back)
+        self._leased[id(end)] = end, memory
         return lease
+
+    def _take_back(self, end: weakref.ref[Bytes]) -> None:
+        self._idle.append(self._leased.pop(id(end))[1])
 
     def _take(self, nbytes: int) -> Bytes:
         for _ in range(len(self._idle)):

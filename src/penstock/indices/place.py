@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.at_hand import NOTHING, AtHand
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -23,12 +25,16 @@ class Place:
 
 
 class Progress:
-    """Which batches were handed over: all before `next` but the `missing` ones, which are few."""
+    """Which batches were handed over: all before `next` but the `missing` ones, which are few.
+
+    Those that are at hand count in `now` only. One thread changes it; any may ask for `now` meanwhile.
+    """
 
     def __init__(self, count: int = 0, missing: Iterable[int] = ()) -> None:
         """`count` were, and those `missing` have later ones among these."""
         self.missing = set(missing)
         self.next = count + len(self.missing)
+        self._at_hand = NOTHING
 
     @property
     def count(self) -> int:
@@ -41,6 +47,27 @@ class Progress:
 
     def wants(self, number: int) -> bool:
         return number >= self.next or number in self.missing
+
+    def follow(self, at_hand: AtHand) -> None:
+        """Count these as they are handed over; of those before no more will be."""
+        self._add_given(self._at_hand)
+        self._at_hand = at_hand
+
+    def now(self) -> Progress:
+        """A copy, with those that were handed over by now."""
+        at_hand = self._at_hand  # first: what was given of it may be added meanwhile, but is once only
+        now = Progress()
+        now.missing, now.next = set(self.missing), self.next
+        now._add_given(at_hand)
+        return now
+
+    def _add_given(self, at_hand: AtHand) -> None:
+        numbers = at_hand.numbers[: at_hand.given]
+        if isinstance(numbers, range) and numbers and numbers[0] == self.next:
+            self.next = numbers[-1] + 1
+            return
+        for number in numbers:
+            self.add(number)
 
     def add(self, number: int) -> None:
         if number == self.next:

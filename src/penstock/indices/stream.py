@@ -16,6 +16,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
 
+from penstock.at_hand import AtHand
 from penstock.distributed import DistributedSampler, share
 from penstock.indices.cursor import Cursor
 from penstock.indices.listed import Listed
@@ -80,7 +81,7 @@ class IndexStream:
     It raises what the sampler raises.
 
     Attributes:
-        progress: which batches were handed over, as `handed_over` was told.
+        progress: which batches were handed over.
         turn: the number of the first batch.
     """
 
@@ -136,17 +137,21 @@ class IndexStream:
         del worker, standing
         self.progress.add(number)
 
+    def follow(self, at_hand: AtHand) -> None:
+        """Those count as they are handed over; of those before no more will be."""
+        self.progress.follow(at_hand)
+
     def stands(self, worker: int, standing: Standing) -> None:
         """There is no such iterator here."""
 
     @property
     def count(self) -> int:
         """How many batches of the epoch were handed over."""
-        return self.progress.count
+        return self.progress.now().count
 
     def place(self) -> Place:
         """From where another stream over the same sampler goes on with what was not handed over."""
-        progress = self.progress
+        progress = self.progress.now()
         origin = self._order.origin(self._given(progress.wanted_from))
         return Place(progress.count, sorted(progress.missing), origin)
 

@@ -42,6 +42,7 @@ class LoaderIterator(LikeTorchs):
         self._pin_memory_device = pin_device(loader)
         self._pin_memory = self._pin_memory_device is not None
         self._moved_by: Loader | None = None
+        self._ready: ReadyEngine | None = None
         self._turn, self._turn_forks = threading.RLock(), forks.count
         self._open_session(loader, loader._books.begin(loader))
 
@@ -62,10 +63,9 @@ class LoaderIterator(LikeTorchs):
         self._begin(loader, passage, recorder)
 
     def _begin(self, loader: Loader, passage: Passage, recorder: Recorder | None = None) -> None:
-        self._finished, self._moved_by = False, None
-        self._num_yielded = passage.given
+        self._finished, self._moved_by, self._ready = False, None, None
+        self._recorder = recorder = recorder or Recorder()
         self._IterableDataset_len_called = loader._IterableDataset_len_called
-        recorder = recorder or Recorder()
         loader._latest, loader._newest = (recorder, self._session.arena), weakref.ref(self)
         try:
             engine, controller = self._session.begin(loader, passage, recorder), self._session.controller
@@ -76,17 +76,32 @@ class LoaderIterator(LikeTorchs):
         if controller is not None and isinstance(engine, Engine) and self._session.workers:
             self._engine = Tuned(engine, self._session, controller, recorder)
         self._passage = passage
+        self._ready = self._with_batches_at_hand()
         loader._books.begun(passage)
+
+    def _with_batches_at_hand(self) -> ReadyEngine | None:
+        """The engine, if its batches may be handed over as they are."""
+        unpinned = self._pin_memory_device is None
+        return self._engine if unpinned and isinstance(self._engine, ReadyEngine) else None
 
     def move(self, loader: Loader) -> None:
         """The loader was given a state to go on from: the next batch is that which follows it."""
         if not self._finished and not self.closed:
-            self._moved_by = loader
+            self._moved_by, self._ready = loader, None
 
     def __iter__(self) -> LoaderIterator:
         return self
 
     def __next__(self) -> Any:
+        ready = self._ready
+        if ready is not None and not _profiler_enabled():
+            at_hand = ready.at_hand
+            try:
+                part = at_hand.parts.popleft()
+            except IndexError:  # none is left, or another thread was first
+                pass
+            else:
+                return at_hand.make(part)
         if self._turn_forks != forks.count:  # the thread that has its turn may not be here
             self._session.require_usable_here()
             self._turn, self._turn_forks = threading.RLock(), forks.count
@@ -120,7 +135,6 @@ class LoaderIterator(LikeTorchs):
             if error is not self._engine.take_raised():
                 self.close()
             raise
-        self._num_yielded += 1
         promised = self._IterableDataset_len_called
         if promised is not None and self._iterable and self._num_yielded > promised:
             self._warn_of_length(promised)
@@ -128,7 +142,7 @@ class LoaderIterator(LikeTorchs):
 
     def _move(self) -> None:
         loader: Loader = self._moved_by
-        self._moved_by = None
+        self._moved_by, self._ready = None, self._with_batches_at_hand()
         if loader._newest() is self and loader._books.loaded is not None:
             self._reset(loader)
 
@@ -145,6 +159,10 @@ class LoaderIterator(LikeTorchs):
                 "https://pytorch.org/docs/stable/data.html#torch.utils.data.IterableDataset for examples."
             )
         warnings.warn(text, stacklevel=4)
+
+    @property
+    def _num_yielded(self) -> int:
+        return self._passage.given + self._recorder.batches
 
     @property
     def closed(self) -> bool:

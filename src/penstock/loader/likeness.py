@@ -27,7 +27,6 @@ class LikeTorchs(ABC):
         self._persistent_workers = loader.persistent_workers
         self._timeout = loader.timeout
         self._in_order = bool(getattr(loader, "in_order", True))
-        self._num_yielded = 0
         self._IterableDataset_len_called: int | None = None
 
     @property

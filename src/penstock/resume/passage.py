@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from penstock.at_hand import AtHand
 from penstock.indices import IndexStream, Place, Turns, outlook, restore, state_of
 from penstock.plan import Block
 from penstock.resume.check import Loader, is_iterable, is_underway
@@ -137,12 +138,10 @@ class Passage:
         """As `IndexStream.take`."""
         return self._batches.take(most) if isinstance(self._batches, IndexStream) else None
 
-    @property
-    def note(self) -> Callable[[int], None]:
-        """Takes the number of a batch that was handed over, where it doesn't matter who made it: as
-        `handed_over`, in fewer steps."""
+    def follow(self, at_hand: AtHand) -> None:
+        """As `IndexStream.follow`."""
         assert isinstance(self._batches, IndexStream)
-        return self._batches.progress.add
+        self._batches.follow(at_hand)
 
     def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None:
         self._batches.handed_over(number, worker, standing)
