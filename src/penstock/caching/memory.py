@@ -108,7 +108,7 @@ class MemoryStore:
             return None
         if self._table is None or wanted.dtype != np.int64 or wanted.ndim != 1 or not len(wanted):
             return None
-        if wanted.view(np.uint64).max() >= self.size:  # or negative
+        if np.maximum.reduce(wanted.view(np.uint64)) >= self.size:  # or negative
             return None
         rows = wanted if self._all_rows and self._mean_cost is not None else self._rows_of(wanted)
         if rows is None:
