@@ -125,7 +125,10 @@ class ReadyEngine:
         assert stopped is not None
         if not isinstance(stopped, StopIteration):
             self._raised = stopped
-        raise stopped
+        try:
+            raise stopped
+        finally:
+            del stopped  # its traceback leads here: no cycle that would keep the batch before it in memory
 
     def _gather(self) -> bool:
         """Gather the next batches, or have an engine make them; whether they are at hand."""

@@ -56,12 +56,12 @@ class Scratch:
     def _take(self, nbytes: int) -> Bytes:
         for _ in range(len(self._idle)):
             try:
-                memory = self._idle.popleft()
+                memory = self._idle.pop()  # the one that was used last is the warmest
             except IndexError:  # another thread has it
                 break
             if nbytes <= memory.nbytes <= 2 * nbytes:
                 return memory
-            self._idle.append(memory)
+            self._idle.appendleft(memory)
         return np.empty(nbytes, np.uint8)
 
 

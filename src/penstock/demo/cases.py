@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 
 import penstock
-from penstock.demo.measure import Contender, contender, ignore
+from penstock.demo.measure import Contender, contender
 from penstock.machine import cpus
 
 FEATURES = 100  # numbers in a small sample
@@ -115,7 +115,7 @@ class Case:
     name: str
     title: str
     options: dict[str, Any]  # arguments of either DataLoader
-    visit: Callable[[Any], None] = ignore
+    visit: Callable[[Any], None] | None = None
 
     def contenders(self, workers: Sequence[int]) -> list[Contender]:
         """Torch's loader and Penstock's, each with each number of workers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch.utils.data import Subset
@@ -15,7 +16,7 @@ from penstock.seeding import draws_nothing
 from penstock.stats import CacheStats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """How a loader makes batches; what a worker gets of it."""
 
@@ -37,7 +38,7 @@ class Recipe:
         quiet = is_default_collate(self.collate_fn) and draws_nothing(self.dataset)
         return self.seeds_samples and not quiet
 
-    @property
+    @cached_property
     def rows(self) -> bool:
         """Whether samples may be placed as rows; if they turn out not to fit, they are made again."""
         return self.batched and (self.seeds_samples or self.iterable) and is_default_collate(self.collate_fn)

@@ -93,18 +93,16 @@ class IndexStream:
         self.progress = Progress(place.count, place.missing)
         self.turn = self._first = self.progress.wanted_from
         self._groups, base = ungrouped(sampler, batched)
+        self._size = 1 if self._groups is None else int(self._groups.batch_size)
+        """How many indices of the order a batch takes; a short one at the end counts as if it weren't."""
+        self._drop_last = self._groups is not None and bool(self._groups.drop_last)
         self._order = order_of(base, place.origin, batched and self._groups is None)
         self._start = self._order.begins_at(self._first * self._size)
         all_wanted = self.foreseeable and not place.missing
         runs = self._order.runs(self._start) if all_wanted and self._groups is not None else None
         self._cursor = None if runs is None else Cursor(runs)
         self._next = self._first
-        self._batches = self._walked(batched, all_wanted) if self._cursor is None else self._cut(self._cursor)
-
-    @property
-    def _size(self) -> int:
-        """How many indices of the order a batch takes; a short one at the end counts as if it weren't."""
-        return 1 if self._groups is None else int(self._groups.batch_size)
+        self._walk = self._walked(batched, all_wanted) if self._cursor is None else iter(())
 
     @property
     def foreseeable(self) -> bool:
@@ -115,7 +113,7 @@ class IndexStream:
         return self
 
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
-        return next(self._batches)
+        return next(self._walk) if self._cursor is None else self._next_cut(self._cursor)
 
     def take(self, most: int) -> Block | None:
         """The next batches at once, `most` at the most; none at the end. None if they can't be had so."""
@@ -159,18 +157,14 @@ class IndexStream:
         """How many indices the order has given before that batch."""
         return self._start + (number - self._first) * self._size
 
-    @property
-    def _drop_last(self) -> bool:
-        return self._groups is not None and bool(self._groups.drop_last)
-
-    def _cut(self, cursor: Cursor) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """The batches of indices that lie in arrays; `take` may take others in between."""
-        size, drop_last = self._size, self._drop_last
+    def _next_cut(self, cursor: Cursor) -> tuple[int, tuple[int, ...]]:
+        """The next batch of indices that lie in arrays; `take` may take others in between."""
         # not bound to a name as an array: the one that it views has to be gone before the next one is drawn
-        while len(batch := tuple(cursor.take(size).tolist())) == size or (batch and not drop_last):
-            number = self._next
-            self._next += 1
-            yield number, batch
+        batch = tuple(cursor.take(self._size).tolist())
+        if not batch or (self._drop_last and len(batch) < self._size):
+            raise StopIteration
+        number, self._next = self._next, self._next + 1
+        return number, batch
 
     def _walked(self, batched: bool, all_wanted: bool) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """The batches of indices that come one by one."""
