@@ -21,7 +21,7 @@ from penstock.preparing.sources import PATH, SAMPLE
 from penstock.shards import Shard
 from penstock.tree import is_namedtuple, leaves_of, map_leaves
 
-SEQUENCES = (tuple, list)
+_SEQUENCES = (tuple, list)
 """Of such samples the first element is the transform's."""
 _version = attrgetter("_version")
 """How often a tensor was changed in place."""
@@ -131,7 +131,7 @@ class PreparedDataset(Dataset[Any]):
 
     def _transformed(self, number: int, row: int, sample: Any, transform: Callable[[Any], Any]) -> Any:
         """The sample with its first element, or all of it, transformed; the shard is as before."""
-        if not isinstance(sample, SEQUENCES) or len(sample) == 0:
+        if not isinstance(sample, _SEQUENCES) or len(sample) == 0:
             return self._applied(number, row, sample, transform)
         kind, items = type(sample), (self._applied(number, row, sample[0], transform), *sample[1:])
         return kind(*items) if is_namedtuple(kind) else kind(items)
@@ -164,7 +164,7 @@ class PreparedDataset(Dataset[Any]):
     def _undo(self, number: int, row: int) -> None:
         """Read again from the file what the transform was given."""
         sample = self._reader(number)(row)
-        first = sample[0] if isinstance(sample, SEQUENCES) else sample
+        first = sample[0] if isinstance(sample, _SEQUENCES) else sample
         for view in _views(first) or ():
             self._shard(number).restore(view)
 
