@@ -327,6 +327,25 @@ def test_gathered_batches_are_counted_as_they_are_handed_over(size: int) -> None
         next(again)
 
 
+@pytest.mark.parametrize("size", [1, 7, 20, 64])
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"num_workers": 2}], ids=str)
+def test_gathers_and_what_is_looked_up_at_once_end_anywhere(
+    monkeypatch: pytest.MonkeyPatch, size: int, options: Any
+) -> None:
+    monkeypatch.setattr("penstock.ready.GATHER_BYTES", 160)
+    monkeypatch.setattr("penstock.loader.session.GATHER_BYTES", 1 << 20)
+    monkeypatch.setattr("penstock.ready.MOST_SAMPLES", 17)
+    dataset = Mixed(131)
+    options = {"batch_size": size, "shuffle": True, **options}
+    plain, gathered = TorchDataLoader(dataset, **options), penstock.DataLoader(filled(dataset), **options)
+    for epoch in range(2):
+        torch.manual_seed(epoch)
+        expected = list(plain)
+        torch.manual_seed(epoch)
+        same_batches(expected, gathered, epochs=1)
+    assert gathered.stats().batches == len(expected)
+
+
 def test_a_loader_goes_on_from_the_midst_of_a_gather() -> None:
     one, other = loaders(filled(Squares(40)), filled(Squares(40)))
     whole = list(one)

@@ -6,12 +6,12 @@ It stands in for an `Engine`; when a batch comes that isn't all there, one takes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from penstock.at_hand import NOTHING, AtHand
-from penstock.collate import Scratch, Spec
+from penstock.at_hand import NONE_LEFT, NOTHING, AtHand
+from penstock.collate import Parts, ReadyRows, Scratch, Spec
 from penstock.engine import Batches, Engine
 from penstock.fetch import ReadyGetter
 from penstock.plan import Block
@@ -21,6 +21,9 @@ from penstock.streams import Standing
 GATHER_BYTES = 1 << 20
 """So much is gathered at once, where batches are smaller; who keeps one of them keeps this much."""
 MOST_BATCHES = 64
+"""Indices that come one by one are asked for so many batches at once, where nobody can tell."""
+MOST_SAMPLES = 1 << 14
+"""Indices that lie in an array are looked up so many at once, for several gathers."""
 _TOGETHER = Scratch()
 """For what is gathered at once, of all loaders of this process: it stays warm from one to the next, and what
 nobody uses of it is a few megabytes."""
@@ -36,8 +39,9 @@ def fitting(spec: Spec, batch_size: int) -> int:
 class BatchesAtOnce(Batches, Protocol):
     """Those that may be had several at once."""
 
-    def take(self, most: int) -> Block | None:
-        """The next so many, or fewer, but none only at the end; None if they can't be had so.
+    def take(self, samples: int) -> Block | None:
+        """The next batches, of so many samples at most, but one at least; none at the end. None if they
+        can't be had at once.
 
         It draws nothing earlier than torch does, where others see that.
         """
@@ -75,13 +79,13 @@ class ReadyEngine:
 
     Args:
         batches: their numbers and indices.
-        ahead: how many of them may be asked for at once.
-        get: where the samples lie.
+        ahead: how many of them may be asked for at once, one by one.
         together: how many to ask for first.
+        get: where the samples lie.
         otherwise: makes the engine that takes over.
 
     Attributes:
-        at_hand: batches that may be popped from there, by any thread, instead of being asked for.
+        at_hand: batches that may be taken from there, by any thread, instead of being asked for.
     """
 
     def __init__(
@@ -94,9 +98,9 @@ class ReadyEngine:
         otherwise: Callable[[Batches], Engine],
     ) -> None:
         self._batches, self._get, self._recorder, self._otherwise = batches, get, recorder, otherwise
-        self._large = Scratch()
-        self._most, self._together = ahead, min(ahead, together)
+        self._ahead, self._together = ahead, min(ahead, together)
         self.at_hand = self._gathered = NOTHING
+        self._large = Scratch()
         self._engine: Engine | None = None
         self._stopped: BaseException | None = None
         self._raised: BaseException | None = None
@@ -105,22 +109,18 @@ class ReadyEngine:
         return self
 
     def __next__(self) -> Any:
-        try:
-            part = self._gathered.parts.popleft()
-        except IndexError:
-            pass
-        else:
-            self._recorder.tell()
-            return self._gathered.make(part)
-        return self._next_gathered() if self._engine is None else next(self._engine)
-
-    def _next_gathered(self) -> Any:
-        since = self._recorder.clock()
-        if self._gather():
-            self._recorder.waited(self._recorder.clock() - since)
-            return next(self)
         if self._engine is not None:
             return next(self._engine)
+        while True:
+            batch = next(self._gathered.batches, NONE_LEFT)
+            if batch is not NONE_LEFT:
+                self._recorder.tell()
+                return batch
+            if not self._gather():
+                break
+        return self._end() if self._engine is None else next(self._engine)
+
+    def _end(self) -> NoReturn:
         stopped, self._stopped = self._stopped, None
         assert stopped is not None
         if not isinstance(stopped, StopIteration):
@@ -132,20 +132,31 @@ class ReadyEngine:
 
     def _gather(self) -> bool:
         """Gather the next batches, or have an engine make them; whether they are at hand."""
-        begin = self._recorder.clock()
-        self._follow(NOTHING)
+        recorder = self._recorder
+        begin = recorder.clock()
+        samples = self._gathered.go_on()
+        if not samples and self._look_up():
+            samples = self._gathered.go_on()
+        if samples:
+            recorder.gathered(samples, recorder.clock() - begin)
+        return samples > 0
+
+    def _look_up(self) -> bool:
+        """See where the next samples lie; False at the end, or if an engine is to make them."""
         block = self._take()
-        sizes = block.sizes
-        if not sizes:
+        if not block.sizes:
             return False
-        ready = self._get(block.indices) if all(sizes) else None
+        ready = self._get(block.indices) if all(block.sizes) else None
         if ready is None:
+            self._follow(NOTHING)
             self._engine = self._otherwise(PushedBack(self._batches, block.batches()))
             return False
-        scratch = self._large if len(ready.rows) * ready.spec.sample_bytes > GATHER_BYTES else _TOGETHER
-        self._follow(AtHand(ready.parts(sizes, scratch), ready.make, block.numbers, sizes))
-        self._together = min(self._most, fitting(ready.spec, max(sizes)))
-        self._recorder.task_done(0, sum(sizes), self._recorder.clock() - begin, 0.0)
+        size = max(block.sizes)
+        together = fitting(ready.spec, size)
+        self._together = min(self._ahead, together)
+        scratch = self._large if size * ready.spec.sample_bytes > GATHER_BYTES else _TOGETHER
+        pieces = _gathers(ready, block.sizes, together, scratch)
+        self._follow(AtHand(block.numbers, block.sizes, pieces, ready.make))
         return True
 
     def _follow(self, gathered: AtHand) -> None:
@@ -159,7 +170,7 @@ class ReadyEngine:
         """The next batches; what ends or interrupts them waits for its turn."""
         taken: list[Numbered] = []
         try:
-            if self._stopped is None and (block := self._batches.take(self._together)) is not None:
+            if self._stopped is None and (block := self._batches.take(MOST_SAMPLES)) is not None:
                 self._stopped = None if block.sizes else StopIteration()
                 return block
             while len(taken) < self._together and self._stopped is None:
@@ -185,3 +196,12 @@ class ReadyEngine:
         self._gathered.drop()
         if self._engine is not None:
             self._engine.release()
+
+
+def _gathers(ready: ReadyRows, sizes: list[int], together: int, scratch: Scratch) -> Iterator[Parts]:
+    """The parts of batches of these sizes, of so many to each gather, which is made when it is asked for."""
+    begin = 0
+    for first in range(0, len(sizes), together):
+        chosen = sizes[first : first + together]
+        yield ready.parts(begin, chosen, scratch)
+        begin += sum(chosen)

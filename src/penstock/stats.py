@@ -181,8 +181,9 @@ class Recorder:
         """Count these as they are handed over; of those before no more will be."""
         self._at_hand = *self._of_those_at_hand(), at_hand
 
-    def waited(self, seconds: float) -> None:
-        """The caller has waited for the first of those that are at hand."""
+    def gathered(self, samples: int, seconds: float) -> None:
+        """So many samples were gathered, while the caller waited for the first batch of them."""
+        self.task_done(0, samples, seconds, 0.0)
         self._wait += seconds
         self._untold = seconds
         if self._first is None:

@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.at_hand import NOTHING, AtHand
+from penstock.at_hand import NONE_LEFT, NOTHING, AtHand
 from penstock.indices.place import Progress
 from penstock.stats import Recorder
 
 
-def test_what_was_popped_was_given() -> None:
-    at_hand = AtHand("abc", str.upper, range(3), [1, 1, 1])
-    assert (at_hand.make(at_hand.parts.popleft()), at_hand.given) == ("A", 1)
-    at_hand.parts.popleft()
-    assert at_hand.given == 2
+def letters() -> AtHand:
+    return AtHand(range(3), [1, 2, 3], iter(["ab", "c"]), str.upper)
+
+
+def test_what_was_taken_was_given() -> None:
+    at_hand = letters()
+    assert (list(at_hand.batches), at_hand.given) == ([], 0)
+    assert at_hand.go_on() == 3
+    assert at_hand.given == 0
+    assert (next(at_hand.batches), at_hand.given) == ("A", 1)
+    assert (next(at_hand.batches), at_hand.given) == ("B", 2)
+    assert (list(at_hand.batches), at_hand.given) == ([], 2)
+    assert at_hand.go_on() == 3
+    assert (list(at_hand.batches), at_hand.given) == (["C"], 3)
+    assert at_hand.go_on() == 0
+    assert (list(at_hand.batches), at_hand.given) == ([], 3)
+
+
+@pytest.mark.parametrize("parts", [[1, 2, 3], np.zeros((3, 2)), np.zeros((3, 0))], ids=str)
+def test_lists_and_arrays_tell_how_much_is_left(parts: Any) -> None:
+    at_hand = AtHand(range(3), [1] * 3, [parts], id)
+    at_hand.go_on()
+    for count in range(1, 4):
+        next(at_hand.batches)
+        assert at_hand.given == count
+    assert list(at_hand.batches) == []
+    assert at_hand.given == 3
 
 
 def test_what_is_dropped_is_gone_and_was_not_given() -> None:
-    at_hand = AtHand("abc", str.upper, range(3), [1, 1, 1])
-    at_hand.parts.popleft()
+    at_hand = letters()
+    at_hand.go_on()
+    next(at_hand.batches)
     at_hand.drop()
     assert at_hand.given == 1
-    with pytest.raises(IndexError):
-        at_hand.parts.popleft()
+    assert list(at_hand.batches) == []
+    assert at_hand.go_on() == 0
+    assert at_hand.given == 1
+
+
+def next_of(at_hand: AtHand) -> Any:
+    batch = next(at_hand.batches, NONE_LEFT)
+    if batch is NONE_LEFT:
+        assert at_hand.go_on() > 0
+        batch = next(at_hand.batches)
+    return batch
 
 
 @st.composite
@@ -52,13 +87,15 @@ def test_the_books_say_the_same_whether_they_are_told_of_each_or_look(
     for numbers, together, handed_over in parts:
         consecutive = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         as_told = range(numbers[0], numbers[-1] + 1) if consecutive else numbers
-        at_hand = AtHand(numbers, int, as_told, [number + 1 for number in numbers])
+        half = len(numbers) // 2 or 1
+        pieces = [numbers[:half], numbers[half:]]
+        at_hand = AtHand(as_told, [number + 1 for number in numbers], pieces, int)
         looks.follow(at_hand if together else NOTHING)
         recorder.follow(at_hand if together else NOTHING)
         for number in numbers[:handed_over]:
             told.add(number)
             if together:
-                at_hand.parts.popleft()
+                assert next_of(at_hand) == number
             else:
                 looks.add(number)
                 recorder.batch_out(number + 1, 0.0, 0, False)

@@ -8,7 +8,7 @@ Two ways, and the engine is told which was taken:
 """
 
 from penstock.collate.block import BlockWriter, unpack
-from penstock.collate.ready import ReadyColumn, ReadyRows
+from penstock.collate.ready import Parts, ReadyColumn, ReadyRows
 from penstock.collate.rows import (
     Column,
     Irregular,
@@ -27,6 +27,7 @@ __all__ = [
     "BlockWriter",
     "Column",
     "Irregular",
+    "Parts",
     "ReadyColumn",
     "ReadyRows",
     "RowWriter",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise
 from operator import call
 from typing import Any
 
@@ -22,7 +22,10 @@ from penstock.tree import LEAF, unflatten
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """torch gathers no unsigned numbers of these sizes; their bits are moved as these."""
 
+_BYTE = np.dtype(np.uint8)
+
 Rows = NDArray[np.int64]
+Parts = list[Any] | NDArray[Any]
 
 ALONE_BYTES = 4 << 20
 """Up to here one thread gathers as fast as two."""
@@ -37,6 +40,7 @@ class ReadyColumn:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
+        self._shape = tensor.shape[1:]
         self._row_bytes = tensor[0].nbytes if len(tensor) else 0
         self._items: NDArray[np.void] | None = None
         self._dtype = _numpy_dtype(tensor)
@@ -52,18 +56,27 @@ class ReadyColumn:
             wanted = torch.from_numpy(np.ascontiguousarray(rows))
             torch.index_select(_as_signed(self.tensor), 0, wanted, out=_as_signed(out))
 
-    def parts(self, rows: Rows, block: Bytes, start: int, sizes: list[int]) -> Iterable[NDArray[Any]]:
-        """Gather rows to `start` in `block`, and give the so many and so many of them that are batches."""
-        count, shape, dtype = len(rows), self.tensor.shape[1:], self.tensor.dtype
+    def gather(self, rows: Rows, block: Bytes, start: int) -> None:
+        """Gather rows to `start` in `block`."""
+        count = len(rows)
         out = block[start : start + count * self._row_bytes]
         if self._items is not None and out.nbytes <= ALONE_BYTES:
             self._gather(self._items, rows, out)
         else:
-            numel = count * math.prod(shape)
-            self.copy_to(rows, tensor_in(block, start, dtype, (count, *shape), numel))
-        if self._dtype is None:
-            return _parts(out.reshape(count, self._row_bytes), sizes)
-        return _parts(out.view(self._dtype).reshape(count, *shape), sizes)
+            shape = (count, *self._shape)
+            self.copy_to(rows, tensor_in(block, start, self.tensor.dtype, shape, math.prod(shape)))
+
+    def parts(self, block: Bytes, start: int, sizes: list[int]) -> Parts:
+        """So many and so many of the rows that were gathered there: each of shape (rows, *shape), or in bytes
+        where numpy hasn't the dtype."""
+        row, dtype = (self._shape, self._dtype) if self._dtype else ((self._row_bytes,), _BYTE)
+        size, last, alike = sizes[0], sizes[-1], sizes.count(sizes[0])
+        if alike == len(sizes):  # an array is walked along at less cost than a list is made
+            return np.ndarray((alike, size, *row), dtype, block.data, start)
+        rows = np.ndarray((sum(sizes), *row), dtype, block.data, start)
+        if alike == len(sizes) - 1 and last != size:
+            return [*rows[:-last].reshape(alike, size, *row), rows[-last:]]
+        return [rows[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
 
     @property
     def make(self) -> Callable[[NDArray[Any]], torch.Tensor]:
@@ -95,19 +108,21 @@ class ReadyRows:
     def batches(self, sizes: list[int], scratch: Scratch) -> Iterator[Any]:
         """The batches that ``default_collate`` would make of so many and so many of these samples; each is
         made when it is asked for."""
-        return map(self.make, self.parts(sizes, scratch))
+        return map(self.make, self.parts(0, sizes, scratch))
 
-    def parts(self, sizes: list[int], scratch: Scratch) -> Iterable[Any]:
-        """What `make` makes such batches of: gathered at once, into memory of `scratch`."""
-        starts, nbytes = self.spec.layout(len(self.rows))
+    def parts(self, begin: int, sizes: list[int], scratch: Scratch) -> Parts:
+        """What `make` makes batches of: so many and so many samples, from the row `begin` on, gathered at
+        once into memory of `scratch`."""
+        rows = self.rows[begin : begin + sum(sizes)]
+        starts, nbytes = self.spec.layout(len(rows))
         block = scratch.block(nbytes)
-        parts = [
-            column.parts(self.rows, block, start, sizes)
-            for column, start in zip(self.columns, starts, strict=True)
-        ]
+        parts = []
+        for column, start in zip(self.columns, starts, strict=True):
+            column.gather(rows, block, start)
+            parts.append(column.parts(block, start, sizes))
         if self.spec.structure is LEAF:
             return parts[0]
-        return zip(*parts, strict=True) if parts else repeat((), len(sizes))
+        return list(zip(*parts, strict=True)) if parts else [()] * len(sizes)
 
     @property
     def make(self) -> Callable[[Any], Any]:
@@ -121,13 +136,6 @@ class ReadyRows:
         """Copy them into as many rows of other columns."""
         for column, out in zip(self.columns, tensors, strict=True):
             column.copy_to(self.rows, out)
-
-
-def _parts(rows: NDArray[Any], sizes: list[int]) -> Iterable[NDArray[Any]]:
-    """So many and so many of them."""
-    if len({*sizes}) == 1:  # an array is walked along at less cost
-        return rows.reshape(len(sizes), sizes[0], *rows.shape[1:])
-    return [rows[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
 
 
 def _numpy_dtype(tensor: torch.Tensor) -> np.dtype[Any] | None:

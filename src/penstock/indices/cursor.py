@@ -29,13 +29,13 @@ class Cursor:
         if end <= len(self._run):
             self._at = end
             return self._run[at:end]
-        parts = [self._run[at:].copy()]
-        missing = count - len(parts[0])
+        parts = [self._run[at:].copy()] if at < len(self._run) else []
+        missing = count - sum(map(len, parts))
         self._run, self._at = _NONE, 0
         while missing and (run := next(self._runs, None)) is not None:
-            self._run = run.numpy(force=True)  # a generator may be an accelerator's
+            self._run = run.cpu().numpy()  # a generator may be an accelerator's
             del run
             self._at = min(missing, len(self._run))
             parts.append(self._run[: self._at])
             missing -= self._at
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts or [_NONE])

@@ -115,11 +115,13 @@ class IndexStream:
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
         return next(self._walk) if self._cursor is None else self._next_cut(self._cursor)
 
-    def take(self, most: int) -> Block | None:
-        """The next batches at once, `most` at the most; none at the end. None if they can't be had so."""
+    def take(self, samples: int) -> Block | None:
+        """The next batches, of so many samples at most, but one at least; none at the end. None if they
+        can't be had at once."""
         if self._cursor is None:
             return None
-        size, count = self._size, self._size * most
+        size = self._size
+        count = max(1, samples // size) * size
         if not self._order.unseen:  # what isn't drawn yet is drawn for the batch that needs it, as by torch
             count = max(size, min(count, self._cursor.left // size * size))
         indices = self._cursor.take(count)

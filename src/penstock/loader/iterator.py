@@ -12,6 +12,7 @@ import torch
 
 from penstock import forks
 from penstock.arena import ArenaPool
+from penstock.at_hand import NONE_LEFT
 from penstock.engine import Engine
 from penstock.errors import ClosedError
 from penstock.loader.likeness import LikeTorchs
@@ -95,13 +96,9 @@ class LoaderIterator(LikeTorchs):
     def __next__(self) -> Any:
         ready = self._ready
         if ready is not None and not _profiler_enabled():
-            at_hand = ready.at_hand
-            try:
-                part = at_hand.parts.popleft()
-            except IndexError:  # none is left, or another thread was first
-                pass
-            else:
-                return at_hand.make(part)
+            batch = next(ready.at_hand.batches, NONE_LEFT)
+            if batch is not NONE_LEFT:
+                return batch
         if self._turn_forks != forks.count:  # the thread that has its turn may not be here
             self._session.require_usable_here()
             self._turn, self._turn_forks = threading.RLock(), forks.count
@@ -111,6 +108,8 @@ class LoaderIterator(LikeTorchs):
                     return self._next()
                 with torch.autograd.profiler.record_function(PROFILED):
                     return self._next()
+        except StopIteration:
+            raise
         except Exception:
             if _left_behind():
                 threading.Event().wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import operator
 import os
@@ -15,7 +14,7 @@ from penstock.arena import MAX_WORKERS, ArenaPool
 from penstock.backends.base import Backend, State
 from penstock.backends.inline import InlineBackend
 from penstock.backends.processes import ProcessesBackend, WorkerJob
-from penstock.engine import Engine, Epoch
+from penstock.engine import Batches, Engine, Epoch
 from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
 from penstock.loader.auto import controller_of, fixed_decisions, in_memory_decisions
 from penstock.machine import available_memory, private_memory
@@ -172,36 +171,31 @@ class Session:
         """Start an epoch; the one before it was given up."""
         self._generation += 1
         self._follow(loader, recorder)
-        course = self._course(loader, passage)
-        epoch = Epoch(
-            batches=passage,
-            ahead=self._ahead,
-            rows=self._recipe.rows,
-            splittable=self._recipe.splittable,
-            course=course,
-            iterable=self._recipe.iterable,
-            by_turns=self._recipe.by_turns,
-            timeout=self._timeout,
-            in_order=self._in_order,
-            policy=loader._policy,
-            book=loader._book,
-            dataset=self.dataset,
-        )
-        if self._ready is None:
-            self._engine = self._workers_engine(epoch, recorder)
-            return self._engine
-        self._engine = ReadyEngine(
-            passage,
-            MOST_BATCHES if passage.foreseeable else max(1, self._ahead),
-            self._together,
-            self._ready,
-            recorder,
-            lambda batches: self._workers_engine(dataclasses.replace(epoch, batches=batches), recorder),
-        )
-        return self._engine
+        course, policy, book = self._course(loader, passage), loader._policy, loader._book
 
-    def _workers_engine(self, epoch: Epoch, recorder: Recorder) -> Engine:
-        return Engine(epoch, self._started(), self.arena, recorder)
+        def engine(batches: Batches) -> Engine:
+            epoch = Epoch(
+                batches=batches,
+                ahead=self._ahead,
+                rows=self._recipe.rows,
+                splittable=self._recipe.splittable,
+                course=course,
+                iterable=self._recipe.iterable,
+                by_turns=self._recipe.by_turns,
+                timeout=self._timeout,
+                in_order=self._in_order,
+                policy=policy,
+                book=book,
+                dataset=self.dataset,
+            )
+            return Engine(epoch, self._started(), self.arena, recorder)
+
+        if self._ready is None:
+            self._engine = engine(passage)
+        else:
+            ahead = MOST_BATCHES if passage.foreseeable else max(1, self._ahead)
+            self._engine = ReadyEngine(passage, ahead, self._together, self._ready, recorder, engine)
+        return self._engine
 
     def _follow(self, loader: Loader, recorder: Recorder) -> None:
         """Do what was decided at the end of the epoch before, or by another iterator."""

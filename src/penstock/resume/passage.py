@@ -134,9 +134,9 @@ class Passage:
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
         return next(self._batches)
 
-    def take(self, most: int) -> Block | None:
+    def take(self, samples: int) -> Block | None:
         """As `IndexStream.take`."""
-        return self._batches.take(most) if isinstance(self._batches, IndexStream) else None
+        return self._batches.take(samples) if isinstance(self._batches, IndexStream) else None
 
     def follow(self, at_hand: AtHand) -> None:
         """As `IndexStream.follow`."""
