@@ -34,7 +34,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import count
 from multiprocessing import reduction
 from typing import Any
 
@@ -203,15 +202,19 @@ class Notes:
         self._words = memory.control
         self._at = NOTE_WORDS * (worker + 1)
 
-    def samples(self, batch: int, first: int) -> Iterator[int]:
+    def samples(self, generation: int, batch: int, first: int) -> Iterator[None]:
         """Notes the samples of a batch from position `first` on, each when an item is asked for, before it
-        is fetched; gives the generation that is wanted then."""
+        is fetched; it ends when another generation is wanted."""
         words, at, clock = self._words, self._at, time.monotonic_ns
         words[at + 1] = batch
-        for position in count(first):
+        position = first
+        while True:
+            position += 1
             words[at + 2] = clock()
-            words[at] = position + 1
-            yield words[0]
+            words[at] = position
+            if words[0] != generation:
+                return
+            yield
 
     def clear(self) -> None:
         """No sample is in hand any more."""

@@ -118,7 +118,7 @@ def test_a_task_may_take_longer_than_each_of_its_samples() -> None:
         handle = WorkerHandle(0, Line(ours), notes, {})
         handle.give(Task(1, 0, 0, (0, 1), 2, True, None), b"")
         assert handle.busy().since == 0, "before its first sample"
-        next(notes.samples(0, 0))
+        next(notes.samples(0, 0, 0))
         on_a_sample = handle.busy()
         notes.clear()
         between = handle.busy()

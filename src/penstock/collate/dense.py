@@ -11,7 +11,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
     """A dense tensor in main memory whose bytes are all there is to it."""
     return (
         tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and not tensor.requires_grad
         and not tensor.is_quantized
         and not tensor.is_nested

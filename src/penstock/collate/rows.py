@@ -7,7 +7,7 @@ alone, several processes can fill one block.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import memmove
 from dataclasses import dataclass
 from functools import cached_property
@@ -212,35 +212,45 @@ class RowWriter:
         """As `write`, of one sample, in as few steps as can be: a large one's making sweeps the processor's
         caches, and then each step is dear."""
         structure = self.spec.structure
+        if structure is LEAF:
+            self._columns[0](sample, row)
+            return
         try:
-            leaves = (sample,) if structure is LEAF else flatten(sample, structure)
+            leaves = flatten(sample, structure)
         except StructureMismatch:
             raise Irregular from None
-        for leaf, (column, dtype, shape, nbytes, start, tensor) in zip(leaves, self._rows, strict=True):
-            if (
-                column.kind is torch.Tensor
-                and type(leaf) is torch.Tensor
-                and leaf.dtype is dtype
-                and leaf.shape == shape
-                and is_plain(leaf)
-                and leaf.is_contiguous()
-                and not leaf.is_conj()
-                and not leaf.is_neg()
-            ):  # its bytes are the row's; `numpy()` would keep its storage from ever being resized
-                memmove(start + row * nbytes, leaf.data_ptr(), nbytes)
-            else:
-                _place((leaf,), column, tensor.narrow(0, row, 1))
+        for write, leaf in zip(self._columns, leaves, strict=True):
+            write(leaf, row)
 
     @cached_property
-    def _rows(self) -> list[_Rows]:
-        return [
-            (column, column.dtype, column.shape, column.nbytes, tensor.data_ptr(), tensor)
-            for column, tensor in zip(self.spec.columns, self._tensors, strict=True)
-        ]
+    def _columns(self) -> list[Callable[[Any, int], None]]:
+        """What writes a leaf to a row, of each column."""
+        return [*map(_row_writer, self.spec.columns, self._tensors)]
 
 
-_Rows = tuple[Column, torch.dtype, tuple[int, ...], int, int, torch.Tensor]
-"""A column: what it says of a row that is often asked for, with the bytes of one; where the rows are."""
+def _row_writer(column: Column, tensor: torch.Tensor) -> Callable[[Any, int], None]:
+    def place(leaf: Any, row: int) -> None:
+        _place((leaf,), column, tensor.narrow(0, row, 1))
+
+    if column.kind is not torch.Tensor:
+        return place
+    dtype, shape, nbytes, start = column.dtype, column.shape, column.nbytes, tensor.data_ptr()
+
+    def copy(leaf: Any, row: int) -> None:
+        if (
+            type(leaf) is torch.Tensor
+            and leaf.dtype is dtype
+            and leaf.shape == shape
+            and is_plain(leaf)
+            and leaf.is_contiguous()
+            and not leaf.is_conj()
+            and not leaf.is_neg()
+        ):  # its bytes are the row's; `numpy()` would keep its storage from ever being resized
+            memmove(start + row * nbytes, leaf.data_ptr(), nbytes)
+        else:
+            place(leaf, row)
+
+    return copy
 
 
 def _place(leaves: Sequence[Any], column: Column, out: torch.Tensor) -> None:

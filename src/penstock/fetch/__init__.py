@@ -1,6 +1,6 @@
 """Runs one task: the random state, ``dataset[i]``, and the batch or its part put where it belongs."""
 
-from penstock.fetch.fetcher import Abandoned, Fetcher
+from penstock.fetch.fetcher import Fetcher
 from penstock.fetch.outcomes import (
     Block,
     Direct,
@@ -16,7 +16,6 @@ from penstock.fetch.outcomes import (
 from penstock.fetch.recipe import ReadyGetter, Recipe, batched_getter, cache_stats, ready_getter, ready_spec
 
 __all__ = [
-    "Abandoned",
     "Block",
     "Direct",
     "Dropped",

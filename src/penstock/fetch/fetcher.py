@@ -1,7 +1,7 @@
 """Runs one task: the seed, ``dataset[i]``, and the batch or its part put where it belongs.
 
 A `Fetcher` doesn't know where it runs. It lives in one process, runs one task at a time, and may be told by
-its caller, before every sample, through `before_samples`, to go on or (by `Abandoned`) not to.
+its caller, before every sample, through `before_samples`, to go on or not to.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 from penstock.arena import Memory
@@ -38,14 +38,14 @@ MAX_IN_A_ROW = 1000
 
 
 class Abandoned(Exception):
-    """Raised by what `before_samples` gives: nobody wants this task any more."""
+    """Nobody wants this task any more."""
 
 
 class Fetcher:
     """Runs tasks of one recipe; `memory` and `can_send` are its `Placer`'s.
 
     Of what ``before_samples(batch, first)`` gives, an item is asked for before each of a batch's samples,
-    from the position `first` on.
+    from the position `first` on; if there is none, nobody wants the task any more.
 
     With no `seeder` the generators are left to the dataset, as torch does.
 
@@ -211,7 +211,8 @@ class Fetcher:
         """Tells the caller of the next sample, from `start` on, whenever an item is asked for."""
         if self._before_samples is None:
             return repeat(None)
-        return self._before_samples(task.batch, task.offset + start)
+        told = self._before_samples(task.batch, task.offset + start)
+        return chain(told, map(_abandon, repeat(None)))
 
     def _tolerantly(self, task: Task, k: int, seeds: Seeds | None) -> Any:
         """A sample, or another in its place, or `_BAD`, as the policy says."""
@@ -367,6 +368,10 @@ class Fetcher:
     def _collated(self, samples: Any, slot: int) -> Outcome:
         self._position = None
         return self._placer.collated(samples, slot)
+
+
+def _abandon(_: None) -> None:
+    raise Abandoned
 
 
 def _runs(samples: list[Any], first: int, left_out: list[int]) -> Iterator[tuple[int, list[Any]]]:

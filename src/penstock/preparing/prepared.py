@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
@@ -24,7 +24,7 @@ from penstock.tree import is_namedtuple, leaves_of, map_leaves
 _SEQUENCES = (tuple, list)
 """Of such samples the first element is the transform's."""
 _version = attrgetter("_version")
-"""How often a tensor was changed in place."""
+"""How often a tensor was changed in place; it only grows."""
 
 
 class PreparedDataset(Dataset[Any]):
@@ -80,9 +80,14 @@ class PreparedDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         number, row = self._find(index)
-        reader = self._readers.get(number) or self._reader(number)
-        sample = reader(row)
-        return sample if self.transform is None else self._transformed(number, row, sample, self.transform)
+        sample = (self._readers.get(number) or self._reader(number))(row)
+        transform = self.transform
+        if transform is None:
+            return sample
+        if isinstance(sample, _SEQUENCES) and len(sample):
+            kind, items = type(sample), (self._transformed(number, row, sample[0], transform), *sample[1:])
+            return kind(*items) if is_namedtuple(kind) else kind(items)
+        return self._transformed(number, row, sample, transform)
 
     @property
     def classes(self) -> list[str] | None:
@@ -129,36 +134,30 @@ class PreparedDataset(Dataset[Any]):
     def _reader(self, number: int) -> Callable[[int], Any]:
         return self._readers.setdefault(number, self._shard(number).item_getter(SAMPLE))
 
-    def _transformed(self, number: int, row: int, sample: Any, transform: Callable[[Any], Any]) -> Any:
-        """The sample with its first element, or all of it, transformed; the shard is as before."""
-        if not isinstance(sample, _SEQUENCES) or len(sample) == 0:
-            return self._applied(number, row, sample, transform)
-        kind, items = type(sample), (self._applied(number, row, sample[0], transform), *sample[1:])
-        return kind(*items) if is_namedtuple(kind) else kind(items)
-
-    def _applied(self, number: int, row: int, value: Any, transform: Callable[[Any], Any]) -> Any:
-        views = [value] if type(value) is torch.Tensor else _views(value)
+    def _transformed(self, number: int, row: int, value: Any, transform: Callable[[Any], Any]) -> Any:
+        """A sample, or its first element, transformed; the shard is as before."""
+        views = (value,) if type(value) is torch.Tensor else _views(value)
         if views is None or self._in_place is not False or torch.is_inference_mode_enabled():
-            return self._applied_to_copy(value, transform)
-        before = list(map(_version, views))
+            return self._transformed_copy(value, transform)
+        before = sum(map(_version, views))
         result = None
         try:
             result = transform(value)
         finally:
-            if list(map(_version, views)) != before:
+            if sum(map(_version, views)) != before:
                 self._in_place = True
                 result = _copied(result)
                 self._undo(number, row)
         return result
 
-    def _applied_to_copy(self, value: Any, transform: Callable[[Any], Any]) -> Any:
+    def _transformed_copy(self, value: Any, transform: Callable[[Any], Any]) -> Any:
         """The first time that tells whether the transform works in place: then copies are what it gets."""
         own = _copied(value)
         views = _views(own) if self._in_place is None and not torch.is_inference_mode_enabled() else None
-        before = list(map(_version, views or ()))
+        before = sum(map(_version, views or ()))
         result = transform(own)
         if views is not None:
-            self._in_place = list(map(_version, views)) != before
+            self._in_place = sum(map(_version, views)) != before
         return result
 
     def _undo(self, number: int, row: int) -> None:
@@ -177,7 +176,7 @@ class PreparedDataset(Dataset[Any]):
         self._open()
 
 
-def _views(value: Any) -> list[torch.Tensor] | None:
+def _views(value: Any) -> Sequence[torch.Tensor] | None:
     """The tensors in it; None where arrays are as well, which could be changed unnoticed."""
     leaves = list(leaves_of(value))
     if any(isinstance(leaf, np.ndarray) for leaf in leaves):

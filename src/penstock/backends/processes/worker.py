@@ -30,7 +30,7 @@ from penstock.backends.processes.messages import Begin, Result, Run
 from penstock.backends.processes.wire import Channel
 from penstock.bad import BadSample
 from penstock.collate import Spec
-from penstock.fetch import Abandoned, Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
+from penstock.fetch import Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
 from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
 from penstock.streams import Standing
@@ -148,10 +148,7 @@ class _Loop:
             self._broken = Failed(error, None, traceback.format_exc())
 
     def _before_samples(self, batch: int, first: int) -> Iterator[None]:
-        for wanted in self._notes.samples(batch, first):
-            if wanted != self._generation:
-                raise Abandoned
-            yield
+        return self._notes.samples(self._generation, batch, first)
 
     def _run_task(self, run: Run) -> None:
         task, timing = Task(*run[:-1]), Timing()
