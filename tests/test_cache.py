@@ -333,7 +333,6 @@ def test_gathers_and_what_is_looked_up_at_once_end_anywhere(
     monkeypatch: pytest.MonkeyPatch, size: int, options: Any
 ) -> None:
     monkeypatch.setattr("penstock.ready.GATHER_BYTES", 160)
-    monkeypatch.setattr("penstock.loader.session.GATHER_BYTES", 1 << 20)
     monkeypatch.setattr("penstock.ready.MOST_SAMPLES", 17)
     dataset = Mixed(131)
     options = {"batch_size": size, "shuffle": True, **options}

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from penstock import ClosedError, DataLoader
+from penstock import ClosedError, DataLoader, cache
+from penstock.loader.iterator import PROFILED
 from tests.datasets import Squares
 
 NAMES = [
@@ -139,3 +140,16 @@ def test_a_trace_of_torchs_profiler_tells_the_time_spent_waiting(workers: int) -
         list(DataLoader(Squares(4), batch_size=2, num_workers=workers))
     names = [event.key for event in profile.key_averages() if event.key.startswith("enumerate(DataLoader)#")]
     assert names == ["enumerate(DataLoader)#LoaderIterator.__next__"]
+
+
+def test_a_trace_tells_of_batches_that_lie_in_memory_too() -> None:
+    cached = cache(Squares(20), memory="10MB")
+    assert len([cached[index] for index in range(20)]) == 20
+    batches = iter(DataLoader(cached, batch_size=2))
+    next(batches)
+    assert batches._ready is not None
+    with torch.autograd.profiler.profile() as profile:
+        for _ in range(3):
+            next(batches)
+    assert sum(event.name == PROFILED for event in profile.function_events) == 3
+    assert len(list(batches)) == 6

@@ -18,8 +18,10 @@ from penstock.plan import Block
 from penstock.stats import Recorder, observers
 from penstock.streams import Standing
 
-GATHER_BYTES = 1 << 20
+GATHER_BYTES = 1 << 18
 """So much is gathered at once, where batches are smaller; who keeps one of them keeps this much."""
+HERE_BYTES = 1 << 20
+"""A batch of at most this size is as quickly gathered in this process as it is received from a worker."""
 MOST_BATCHES = 64
 """Indices that come one by one are asked for so many batches at once, where nobody can tell."""
 MOST_SAMPLES = 1 << 14
@@ -154,7 +156,7 @@ class ReadyEngine:
         size = max(block.sizes)
         together = fitting(ready.spec, size)
         self._together = min(self._ahead, together)
-        scratch = self._large if size * ready.spec.sample_bytes > GATHER_BYTES else _TOGETHER
+        scratch = self._large if size * ready.spec.sample_bytes > HERE_BYTES else _TOGETHER
         pieces = _gathers(ready, block.sizes, together, scratch)
         self._follow(AtHand(block.numbers, block.sizes, pieces, ready.make))
         return True

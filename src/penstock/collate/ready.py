@@ -88,7 +88,7 @@ class ReadyColumn:
         return tensor_in(part, 0, self.tensor.dtype, shape, math.prod(shape))
 
     def _gather(self, items: NDArray[np.void], rows: Rows, out: NDArray[np.uint8]) -> None:
-        np.take(items, rows, out=out.view(items.dtype), mode="clip")
+        items.take(rows, out=out.view(items.dtype), mode="clip")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class IndexStream:
     Attributes:
         progress: which batches were handed over.
         turn: the number of the first batch.
+        foreseeable: whether it makes no difference to anybody when its batches are asked for.
     """
 
     standings: Mapping[int, Standing] = MappingProxyType({})
@@ -97,17 +98,13 @@ class IndexStream:
         """How many indices of the order a batch takes; a short one at the end counts as if it weren't."""
         self._drop_last = self._groups is not None and bool(self._groups.drop_last)
         self._order = order_of(base, place.origin, batched and self._groups is None)
+        self.foreseeable = not isinstance(self._order, Walk)
         self._start = self._order.begins_at(self._first * self._size)
         all_wanted = self.foreseeable and not place.missing
         runs = self._order.runs(self._start) if all_wanted and self._groups is not None else None
         self._cursor = None if runs is None else Cursor(runs)
         self._next = self._first
         self._walk = self._walked(batched, all_wanted) if self._cursor is None else iter(())
-
-    @property
-    def foreseeable(self) -> bool:
-        """Whether it makes no difference to anybody when its batches are asked for."""
-        return not isinstance(self._order, Walk)
 
     def __iter__(self) -> IndexStream:
         return self

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import profiler
 
 from penstock import forks
 from penstock.arena import ArenaPool
@@ -95,7 +96,7 @@ class LoaderIterator(LikeTorchs):
 
     def __next__(self) -> Any:
         ready = self._ready
-        if ready is not None and not _profiler_enabled():
+        if ready is not None and not profiler._is_profiler_enabled:
             batch = next(ready.at_hand.batches, NONE_LEFT)
             if batch is not NONE_LEFT:
                 return batch
@@ -106,7 +107,7 @@ class LoaderIterator(LikeTorchs):
             with self._turn:
                 if not _profiler_enabled():
                     return self._next()
-                with torch.autograd.profiler.record_function(PROFILED):
+                with profiler.record_function(PROFILED):
                     return self._next()
         except StopIteration:
             raise

@@ -19,7 +19,7 @@ from penstock.fetch import ReadyGetter, Recipe, ready_getter, ready_spec
 from penstock.loader.auto import controller_of, fixed_decisions, in_memory_decisions
 from penstock.machine import available_memory, private_memory
 from penstock.plan import Course
-from penstock.ready import GATHER_BYTES, MOST_BATCHES, ReadyEngine, fitting
+from penstock.ready import HERE_BYTES, MOST_BATCHES, ReadyEngine, fitting
 from penstock.resume import Passage
 from penstock.stats import Recorder
 
@@ -88,7 +88,7 @@ class Session:
         size = getattr(loader.batch_sampler, "batch_size", None)
         if not isinstance(size, int) or size < 1:
             size = None
-        if spec is None or (self.workers and (not size or size * spec.sample_bytes > GATHER_BYTES)):
+        if spec is None or (self.workers and (not size or size * spec.sample_bytes > HERE_BYTES)):
             return None
         self._together = fitting(spec, size) if size else 1
         return ready_getter(loader.dataset)
