@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from torch.utils.data import Dataset, RandomSampler, Subset
 from torchvision import transforms as v1
 
 import penstock
+from penstock.ready import MOST_BATCHES
 from penstock.stats import observers
 from tests.datasets import Kills, Marks, Mixed, Named, Noise, Ragged, Squares
 from tests.equality import difference
@@ -269,6 +271,77 @@ def test_an_index_that_is_not_there_fails_as_without_a_cache() -> None:
     with pytest.raises(IndexError, match="20"):
         next(batches)
     assert torch.equal(next(batches)[1], torch.tensor([4, 5]))
+
+
+def as_list(count: int) -> list[int]:
+    return list(range(count))
+
+
+def as_tensor(count: int) -> torch.Tensor:
+    return torch.arange(count)
+
+
+@pytest.mark.parametrize("kind", [as_list, as_tensor, range, np.arange])
+def test_an_index_that_a_subset_has_not_fails_when_its_turn_comes(kind: Any) -> None:
+    part = Subset(filled(Squares(20)), kind(10))
+    batches = iter(penstock.DataLoader(part, sampler=RandomSampler(range(11), generator=seeded())))
+    plain = iter(TorchDataLoader(part, sampler=RandomSampler(range(11), generator=seeded())))
+    for _ in range(11):
+        try:
+            expected = next(plain)
+        except IndexError:
+            with pytest.raises(IndexError):
+                next(batches)
+        else:
+            assert difference(next(batches), expected) is None
+    assert list(batches) == []
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("bad", [[], [0, 10**6]], ids=str)
+def test_what_a_sampler_raises_comes_after_batches_that_cannot_be_gathered(bad: Any, workers: int) -> None:
+    class Breaks:
+        batch_size = 2
+
+        def __iter__(self) -> Any:
+            yield from ([0, 1], bad, [4, 5])
+            raise KeyError("sampler")
+
+    cached = filled(Squares(20))
+    batches = iter(penstock.DataLoader(cached, batch_sampler=Breaks(), num_workers=workers))
+    assert next(batches)[1].tolist() == [0, 1]
+    with pytest.raises(IndexError):
+        next(batches)
+    assert next(batches)[1].tolist() == [4, 5]
+    with pytest.raises(KeyError, match="sampler"):
+        next(batches)
+
+
+def test_hits_count_as_they_are_gathered() -> None:
+    cached = filled(Squares(3000))
+    before = cached.stats()
+    batches = iter(penstock.DataLoader(cached, batch_size=2))
+    next(batches)
+    assert cached.stats().hits - before.hits == 2 * MOST_BATCHES
+    assert len(list(batches)) == 1499
+    assert cached.stats().hits - before.hits == 3000
+    assert cached.stats().saved_s > before.saved_s
+
+
+def test_who_comes_late_is_told_from_the_next_gather_on() -> None:
+    told: list[float] = []
+    batches = iter(penstock.DataLoader(filled(Squares(3000))))
+    next(batches)
+    observers.append(told.append)
+    try:
+        assert len(list(batches)) == 2999
+    finally:
+        observers.remove(told.append)
+    assert len(told) == 3000 - MOST_BATCHES
 
 
 def test_what_a_sampler_raises_comes_in_its_turn() -> None:

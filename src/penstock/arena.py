@@ -34,6 +34,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import count
 from multiprocessing import reduction
 from typing import Any
 
@@ -207,11 +208,9 @@ class Notes:
         is fetched; it ends when another generation is wanted."""
         words, at, clock = self._words, self._at, time.monotonic_ns
         words[at + 1] = batch
-        position = first
-        while True:
-            position += 1
+        for position in count(first):
             words[at + 2] = clock()
-            words[at] = position
+            words[at] = position + 1
             if words[0] != generation:
                 return
             yield

@@ -1,4 +1,4 @@
-"""Batches that lie in memory, and how many of them were handed over.
+"""Batches that are had some at a time, from memory, and how many of them were handed over.
 
 To hand one over is to take the next one from an iterator, which takes no lock. Who keeps books of what was
 handed over isn't told of each, which would take longer, but looks here when asked.
@@ -17,8 +17,9 @@ class AtHand:
     Args:
         numbers: of all the batches, in the epoch.
         sizes: how many samples each has.
-        pieces: the parts that some of the batches are made of, then those of some more, and so on; each a
-            list or an array, whose iterators know how much is left, and made when it is asked for.
+        pieces: the parts that some of the batches are made of, then those of some more, and so on; each has
+            one at least, is a list or an array, whose iterators know how much is left, and is made when it is
+            asked for.
         make: makes a batch of its part.
 
     Attributes:
@@ -50,7 +51,9 @@ class AtHand:
         Returns:
             How many samples it has; 0 if there are no more batches.
         """
-        parts = next(self._pieces, ())
+        parts = next(self._pieces, None)
+        if parts is None:
+            return 0
         count = len(parts)
         begin, left = self._latest[0], iter(parts)
         self._latest = begin + count, left
@@ -61,6 +64,7 @@ class AtHand:
         """Let go of those that weren't handed over."""
         self._latest = self.given, iter(())
         self.batches = self._pieces = iter(())
+        self._make = iter
 
 
 NOTHING = AtHand()

@@ -19,11 +19,12 @@ from penstock.stats import Recorder, observers
 from penstock.streams import Standing
 
 GATHER_BYTES = 1 << 18
-"""So much is gathered at once, where batches are smaller; who keeps one of them keeps this much."""
+"""So much is gathered at once, where batches are smaller: what is written, and written anew, stays in the
+processor's cache. Who keeps one of these batches keeps this much."""
 HERE_BYTES = 1 << 20
 """A batch of at most this size is as quickly gathered in this process as it is received from a worker."""
-MOST_BATCHES = 64
-"""Indices that come one by one are asked for so many batches at once, where nobody can tell."""
+MOST_BATCHES = 256
+"""So many batches are gathered at once, at the most: each is some small objects."""
 MOST_SAMPLES = 1 << 14
 """Indices that lie in an array are looked up so many at once, for several gathers."""
 _TOGETHER = Scratch()
@@ -35,7 +36,7 @@ Numbered = tuple[int, tuple[Any, ...]]
 
 def fitting(spec: Spec, batch_size: int) -> int:
     """How many batches of such samples to gather at once."""
-    return max(1, GATHER_BYTES // max(1, spec.sample_bytes * batch_size))
+    return min(MOST_BATCHES, max(1, GATHER_BYTES // max(1, spec.sample_bytes * batch_size)))
 
 
 class BatchesAtOnce(Batches, Protocol):
@@ -53,10 +54,11 @@ class BatchesAtOnce(Batches, Protocol):
 
 
 class PushedBack:
-    """An epoch's batches, of which some were taken and given back (`engine.Batches`)."""
+    """An epoch's batches, of which some were taken and given back, with what stopped that, if anything
+    (`engine.Batches`)."""
 
-    def __init__(self, batches: Batches, taken: Sequence[Numbered]) -> None:
-        self._batches, self._taken = batches, deque(taken)
+    def __init__(self, batches: Batches, taken: Sequence[Numbered], stopped: BaseException | None) -> None:
+        self._batches, self._taken, self._stopped = batches, deque(taken), stopped
 
     @property
     def turn(self) -> int:
@@ -67,7 +69,12 @@ class PushedBack:
         return self._batches.standings
 
     def __next__(self) -> Numbered:
-        return self._taken.popleft() if self._taken else next(self._batches)
+        if self._taken:
+            return self._taken.popleft()
+        if self._stopped is not None:
+            stopped, self._stopped = self._stopped, None
+            raise stopped
+        return next(self._batches)
 
     def handed_over(self, number: int, worker: int | None, standing: Standing | None) -> None:
         self._batches.handed_over(number, worker, standing)
@@ -81,8 +88,8 @@ class ReadyEngine:
 
     Args:
         batches: their numbers and indices.
-        ahead: how many of them may be asked for at once, one by one.
-        together: how many to ask for first.
+        ahead: where their indices come one by one, how many batches may be asked for at once.
+        first: how many to ask for first, then.
         get: where the samples lie.
         otherwise: makes the engine that takes over.
 
@@ -94,13 +101,13 @@ class ReadyEngine:
         self,
         batches: BatchesAtOnce,
         ahead: int,
-        together: int,
+        first: int,
         get: ReadyGetter,
         recorder: Recorder,
         otherwise: Callable[[Batches], Engine],
     ) -> None:
         self._batches, self._get, self._recorder, self._otherwise = batches, get, recorder, otherwise
-        self._ahead, self._together = ahead, min(ahead, together)
+        self._ahead, self._at_once = ahead, min(ahead, first)
         self.at_hand = self._gathered = NOTHING
         self._large = Scratch()
         self._engine: Engine | None = None
@@ -139,9 +146,11 @@ class ReadyEngine:
         samples = self._gathered.go_on()
         if not samples and self._look_up():
             samples = self._gathered.go_on()
-        if samples:
-            recorder.gathered(samples, recorder.clock() - begin)
-        return samples > 0
+        if not samples:
+            return False
+        self.at_hand = NOTHING if observers else self._gathered
+        recorder.gathered(samples, recorder.clock() - begin)
+        return True
 
     def _look_up(self) -> bool:
         """See where the next samples lie; False at the end, or if an engine is to make them."""
@@ -151,11 +160,12 @@ class ReadyEngine:
         ready = self._get(block.indices) if all(block.sizes) else None
         if ready is None:
             self._follow(NOTHING)
-            self._engine = self._otherwise(PushedBack(self._batches, block.batches()))
+            stopped, self._stopped = self._stopped, None
+            self._engine = self._otherwise(PushedBack(self._batches, block.batches(), stopped))
             return False
         size = max(block.sizes)
         together = fitting(ready.spec, size)
-        self._together = min(self._ahead, together)
+        self._at_once = min(self._ahead, together)
         scratch = self._large if size * ready.spec.sample_bytes > HERE_BYTES else _TOGETHER
         pieces = _gathers(ready, block.sizes, together, scratch)
         self._follow(AtHand(block.numbers, block.sizes, pieces, ready.make))
@@ -163,8 +173,7 @@ class ReadyEngine:
 
     def _follow(self, gathered: AtHand) -> None:
         """Hand these over, one whenever a batch is asked for."""
-        self._gathered = gathered
-        self.at_hand = NOTHING if observers else gathered
+        self._gathered, self.at_hand = gathered, NOTHING
         self._batches.follow(gathered)
         self._recorder.follow(gathered)
 
@@ -175,7 +184,7 @@ class ReadyEngine:
             if self._stopped is None and (block := self._batches.take(MOST_SAMPLES)) is not None:
                 self._stopped = None if block.sizes else StopIteration()
                 return block
-            while len(taken) < self._together and self._stopped is None:
+            while len(taken) < self._at_once and self._stopped is None:
                 taken.append(next(self._batches))
         except Exception as stopped:
             self._stopped = stopped

@@ -198,6 +198,8 @@ class Recorder:
     def _of_those_at_hand(self) -> tuple[int, int]:
         """How many batches were handed over of those that were or are at hand, and their samples."""
         batches, samples, at_hand = self._at_hand
+        if at_hand is NOTHING:
+            return batches, samples
         given = at_hand.given
         return batches + given, samples + sum(at_hand.sizes[:given])
 

@@ -114,8 +114,7 @@ class MemoryStore:
         if rows is None:
             return None
         each = float(self._costs[wanted].mean()) if self._mean_cost is None else self._mean_cost
-        self._counters.hit(len(rows), each * len(rows))
-        return self._table.ready(rows)
+        return self._table.ready(rows, lambda count: self._counters.hit(count, each * count))
 
     def _rows_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """The rows of these samples; None if one of them isn't in a row."""

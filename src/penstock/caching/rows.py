@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,9 +129,9 @@ class RowTable:
         """A copy of one."""
         return unflatten(self.format.spec.structure, (read(row) for read in self._readers))
 
-    def ready(self, rows: NDArray[np.int64]) -> ReadyRows:
-        """Some of them, to be copied column by column."""
-        return ReadyRows(self.format.spec, self._ready, rows)
+    def ready(self, rows: NDArray[np.int64], copied: Callable[[int], object]) -> ReadyRows:
+        """Some of them, to be copied column by column; `copied` is told how many are."""
+        return ReadyRows(self.format.spec, self._ready, rows, copied)
 
 
 def _reader(kind: type, column: torch.Tensor) -> Any:

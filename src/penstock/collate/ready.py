@@ -99,11 +99,13 @@ class ReadyRows:
         spec: of the samples.
         columns: one for each leaf.
         rows: which of their rows, in order.
+        copied: told how many were copied, each time.
     """
 
     spec: Spec
     columns: Sequence[ReadyColumn]
     rows: Rows
+    copied: Callable[[int], object] = lambda _: None
 
     def batches(self, sizes: list[int], scratch: Scratch) -> Iterator[Any]:
         """The batches that ``default_collate`` would make of so many and so many of these samples; each is
@@ -116,6 +118,7 @@ class ReadyRows:
         rows = self.rows[begin : begin + sum(sizes)]
         starts, nbytes = self.spec.layout(len(rows))
         block = scratch.block(nbytes)
+        self.copied(len(rows))
         parts = []
         for column, start in zip(self.columns, starts, strict=True):
             column.gather(rows, block, start)
@@ -134,6 +137,7 @@ class ReadyRows:
 
     def copy_to(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy them into as many rows of other columns."""
+        self.copied(len(self.rows))
         for column, out in zip(self.columns, tensors, strict=True):
             column.copy_to(self.rows, out)
 

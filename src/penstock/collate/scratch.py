@@ -51,7 +51,9 @@ class Scratch:
         return lease
 
     def _take_back(self, end: weakref.ref[Bytes]) -> None:
-        self._idle.append(self._leased.pop(id(end))[1])
+        _, memory = self._leased.pop(id(end), (end, None))
+        if memory is not None:  # otherwise an interrupt came before it was noted
+            self._idle.append(memory)
 
     def _take(self, nbytes: int) -> Bytes:
         for _ in range(len(self._idle)):

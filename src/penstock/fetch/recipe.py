@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import Subset
 
 from penstock.collate import ReadyRows, Spec, is_default_collate
@@ -72,9 +74,20 @@ def ready_getter(dataset: Any) -> ReadyGetter | None:
     memory as rows, so that no code of the user's has to run for them; None if not all of them do."""
     if type(dataset) is Subset:
         inner, indices = ready_getter(dataset.dataset), dataset.indices
-        return None if inner is None else lambda wanted: inner([indices[index] for index in wanted])
+        return None if inner is None else lambda wanted: _ready_of_subset(inner, indices, wanted)
     getter: ReadyGetter | None = getattr(type(dataset), "ready_rows", None) and dataset.ready_rows
     return getter
+
+
+def _ready_of_subset(inner: ReadyGetter, indices: Any, wanted: Indices) -> ReadyRows | None:
+    try:
+        if not isinstance(wanted, np.ndarray):
+            return inner([indices[index] for index in wanted])
+        if isinstance(indices, np.ndarray) or (isinstance(indices, torch.Tensor) and indices.is_cpu):
+            return inner(np.asarray(indices)[wanted])
+        return inner([indices[index] for index in wanted.tolist()])
+    except LookupError:  # it comes again, of the one sample, from the dataset
+        return None
 
 
 def cache_stats(dataset: Any) -> CacheStats | None:
