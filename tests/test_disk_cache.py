@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 from torchvision import transforms as v1
+from torchvision import tv_tensors
 
 import penstock
 from penstock.caching.fingerprint import fingerprint
@@ -368,3 +369,35 @@ def test_a_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         penstock.cache(Squares(20), disk=tmp_path / "file")
+
+
+class Detection(Dataset[Any]):
+    """Of torchvision's classes, lying in memory in other orders than their dimensions."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        numbers = torch.arange(24) + index
+        boxes: Any = tv_tensors.BoundingBoxes(
+            numbers[:8].reshape(4, 2).t(), format="XYXY", canvas_size=(20, 20)
+        )
+        return {"image": tv_tensors.Image(numbers.reshape(2, 4, 3).permute(2, 0, 1)), "boxes": boxes}
+
+
+def test_tensors_of_torchvisions_classes_stay_that_in_any_order(tmp_path: Path) -> None:
+    fill(Detection(), tmp_path)
+    again = penstock.cache(Detection(), disk=tmp_path)
+    assert again.stats().on_disk == 12
+    for index in range(12):
+        made, kept = Detection()[index], again[index]
+        for name, value in made.items():
+            assert type(kept[name]) is type(value)
+            assert (kept[name].stride(), vars(kept[name])) == (value.stride(), vars(value))
+            assert torch.equal(kept[name], value)
+
+
+def test_what_cannot_be_stored_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(OddSamples(12), tmp_path)
+    told = [record for record in caplog.records if "can't be kept on disk" in record.message]
+    assert len(told) == 1

@@ -123,8 +123,53 @@ class TestPrepare:
         assert said.endswith("Interrupted: the same command goes on with it.\n")
         assert "Traceback" not in said
 
+    def test_a_profile_that_tells_the_time_is_left_out(self, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        image = photo(0)
+        image.save(tmp_path / "in" / "0.jpg", icc_profile=b"a profile of the file's")
+        assert run("prepare", tmp_path / "in", tmp_path / "out", "--format", "png").exit_code == 0
+        assert "icc_profile" not in PreparedDataset(tmp_path / "out")[0].info
+
+    def test_a_folder_that_cannot_be_read_is_not_passed_by(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_folder(tmp_path / "in", 2)
+        (tmp_path / "in" / "cats" / "more").mkdir()
+        scandir = os.scandir
+
+        def refused(path: str) -> object:
+            if os.fspath(path).endswith("more"):
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr("os.scandir", refused)
+        result = run("prepare", tmp_path / "in", tmp_path / "out")
+        assert result.exit_code == 1
+        assert "more can't be read: Permission denied" in result.stderr
+
+    def test_trouble_with_a_path_is_told_by_its_name(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "is_dir", refused)
+        result = run("prepare", folder, tmp_path / "out")
+        assert (result.exit_code, result.stderr) == (1, f"Error: {folder}: Permission denied\n")
+
 
 class TestInspect:
+    def test_a_sheet_that_cannot_be_written_is_named(self, dest: Path) -> None:
+        result = run("inspect", dest, "--sheet", dest.parent / "none" / "sheet.png")
+        assert result.exit_code == 1
+        assert "sheet.png" in result.stderr
+
+    def test_of_damaged_data_there_is_no_sheet(self, dest: Path, tmp_path: Path) -> None:
+        (dest / "shard-00001.arrow").unlink()
+        result = run("inspect", dest, "--sheet", tmp_path / "sheet.png")
+        assert result.exit_code == 1
+        assert "No sheet is made of damaged data." in result.stderr
+
     def test_what_is_there(self, dest: Path) -> None:
         result = run("inspect", dest)
         assert result.exit_code == 0

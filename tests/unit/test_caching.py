@@ -323,3 +323,10 @@ def test_a_store_of_rows_tells_when_all_is_there() -> None:
     assert store.ready([3, 5]) is None
     assert store.ready([-1]) is None
     assert store.ready(["a"]) is None
+
+
+def test_one_and_a_half_is_no_size() -> None:
+    for memory in (1.0, 1.5):
+        with pytest.raises(ValueError, match="share below 1"):
+            bytes_of(memory)
+    assert bytes_of(1e9) == 10**9

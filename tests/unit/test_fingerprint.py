@@ -280,3 +280,21 @@ def test_a_cache_may_lie_in_the_dataset_s_folder(tmp_path: Path, below: str) -> 
         assert cached.stats().on_disk == there
         assert [cached[index] for index in range(10)] == [(text, index) for index in range(10)]
         cached.flush()
+
+
+counted = 0
+"""Of the same name as an attribute of `Counted`, which has nothing to do with it."""
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.counted = 3
+
+    def __getitem__(self, index: int) -> int:
+        return self.counted + index
+
+
+def test_a_global_of_an_attributes_name_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key(Counted())
+    monkeypatch.setattr(f"{__name__}.counted", open)
+    assert key(Counted()) == before

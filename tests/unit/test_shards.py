@@ -372,3 +372,21 @@ class TestWriting:
         for content in b"one", b"two":
             write_atomically(tmp_path / "x", lambda file, content=content: file.write(content) and None)
         assert (tmp_path / "x").read_bytes() == b"two"
+
+
+def test_a_file_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.arrow"))
+    batch, layout = encode([torch.arange(3)])
+    write_shard(path, batch, layout, {})
+    assert torch.equal(Shard(path)[0], torch.arange(3))
+
+
+def test_what_is_no_file_is_an_error_of_the_systems(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        Shard(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.str_(""), np.bytes_(b""), np.str_("x")], ids=repr)
+def test_texts_of_numpys_come_back(value: Any) -> None:
+    back = unpack(pack(value))
+    assert (back, type(back)) == (value, type(value))

@@ -31,6 +31,8 @@ def bytes_of(memory: Memory) -> int:
         raise TypeError(f"memory should be a size, a share of what is free, or None, but got {memory!r}")
     if not memory > 0 or not math.isfinite(memory):
         raise ValueError(f"memory should be more than 0, but got {memory!r}")
+    if isinstance(memory, float) and 1 <= memory < 1024:
+        raise ValueError(f"memory should be a share below 1, or a size such as '8GB', but got {memory!r}")
     return int(memory * available_memory()) if memory < 1 else int(memory)
 
 

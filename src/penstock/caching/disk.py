@@ -145,7 +145,9 @@ class DiskStore:
         values, orders = _laid_out(values)
         try:
             batch, _ = encode([values])
-        except NotStorableError:
+        except NotStorableError as error:
+            if not self._unfit:
+                _log.warning("samples that can't be kept on disk are made each time: %s", str(error))
             self._unfit.add(index)
             return
         self._writer.add(index, values, orders, batch.nbytes)
@@ -240,7 +242,12 @@ def _turning(leaf: Any) -> Sequence[int] | None:
 
 
 def _permuted(leaf: Any, order: Sequence[int]) -> Any:
-    return leaf.transpose(order) if isinstance(leaf, np.ndarray) else leaf.permute(*order)
+    """A view with its dimensions in this order, of the same class (torchvision's would become plain ones)."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.transpose(order)
+    turned = leaf.as_subclass(torch.Tensor).permute(*order).as_subclass(type(leaf))
+    vars(turned).update(vars(leaf))
+    return turned
 
 
 def _copy(leaf: Any) -> Any:

@@ -40,7 +40,7 @@ from penstock.caching.code import (
 from penstock.caching.files import Files
 from penstock.collate.dense import bytes_of
 from penstock.errors import NotFingerprintableError
-from penstock.names import names_in
+from penstock.names import globals_in, names_in
 from penstock.seeding import generator_of
 
 _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice)
@@ -183,7 +183,7 @@ class _Walk:
         self._items("closure", cells, where)
         self.value(dict(vars(value)), where)
         names = names_in(value.__code__)
-        for name in names:
+        for name in globals_in(value.__code__):
             if name in value.__globals__:
                 self._named(value.__globals__[name], names, f"{value.__module__}.{name}")
         for module in imported_in(value.__code__, value.__globals__):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from penstock.cli.extras import needing
+from penstock.cli.extras import file_trouble, needing
 from penstock.errors import PenstockError
 
 
@@ -33,12 +33,17 @@ def inspect(dest: Path, sheet: Path | None, verify: bool) -> None:
         with bar("Verifying", "bytes") as (_, progress):
             found = look(dest, verify, progress)
         show(found, dest, Console())
-        if sheet is not None and not found.damaged:
-            write_sheet(PreparedDataset(dest), sheet)
+        if sheet is not None and found.damaged:
+            click.echo("No sheet is made of damaged data.", err=True)
+        elif sheet is not None:
+            try:
+                write_sheet(PreparedDataset(dest), sheet)
+            except OSError as error:
+                raise file_trouble(error, sheet) from error
             click.echo(f"The sheet is {sheet}")
     except PenstockError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"{error.filename or dest}: {error.strerror or error}") from error
+        raise file_trouble(error, dest) from error
     if found.damaged:
         sys.exit(1)

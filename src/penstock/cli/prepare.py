@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from penstock.cli.extras import needing
+from penstock.cli.extras import file_trouble, needing
 from penstock.errors import PenstockError
 
 
@@ -78,6 +78,8 @@ def prepare(
             )
     except (PenstockError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise file_trouble(error, source) from error
     except KeyboardInterrupt:
         click.echo("Interrupted: the same command goes on with it.", err=True)
         sys.exit(128 + signal.SIGINT)

@@ -66,7 +66,9 @@ def store_image(image: Any, settings: Settings) -> EncodedImage | Pixels:
         pixels = torch.from_numpy(np.array(image))
         return Pixels(pixels if pixels.ndim == 3 else pixels[..., None])
     out = io.BytesIO()
-    options: dict[str, Any] = {"quality": settings.quality or QUALITY} if settings.format == "jpeg" else {}
+    options: dict[str, Any] = {"icc_profile": None}  # PNG takes the image's, which may tell today's date
+    if settings.format == "jpeg":
+        options["quality"] = settings.quality or QUALITY
     try:
         image.save(out, _PILLOWS[settings.format], **options)
     except OSError as error:

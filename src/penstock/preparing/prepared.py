@@ -50,7 +50,8 @@ class PreparedDataset(Dataset[Any]):
 
     Raises:
         PrepareError: if the folder holds nothing prepared, or isn't finished.
-        DamagedShardError: if a shard isn't as large as it was, or, when a sample is read, isn't whole.
+        DamagedShardError: if a shard isn't as large as it was, or, when a sample is read, is no shard. That
+            its bytes are those that were written isn't checked: `penstock inspect` does.
     """
 
     manifest: Manifest

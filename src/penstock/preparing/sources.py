@@ -189,11 +189,19 @@ def _listed(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _images_in(root: Path, folder: str) -> Iterator[str]:
-    """The paths below `root`, in torchvision's order."""
-    for place, _, names in sorted(os.walk(root / folder, followlinks=True)):
+    """The paths below `root`, in torchvision's order.
+
+    Raises:
+        PrepareError: if one of the folders can't be read.
+    """
+    for place, _, names in sorted(os.walk(root / folder, onerror=_refuse, followlinks=True)):
         for name in sorted(names):
             if _is_image(name):
                 yield os.path.relpath(os.path.join(place, name), root)
+
+
+def _refuse(error: OSError) -> None:
+    raise PrepareError(f"{error.filename} can't be read: {error.strerror}") from error
 
 
 def _size_of(path: Path) -> int | None:

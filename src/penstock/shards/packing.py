@@ -149,7 +149,9 @@ def _array(dtype: Any, shape: tuple[int, ...], data: bytes) -> np.ndarray[Any, A
 
 
 def _scalar(dtype: Any, _: tuple[int, ...], data: bytes) -> np.generic:
-    found: np.generic = np.frombuffer(data, np.dtype(dtype))[0]
+    kind = np.dtype(dtype)
+    held = np.frombuffer(data, kind) if kind.itemsize else np.zeros(1, kind)  # an empty text
+    found: np.generic = held[0]
     return found
 
 

@@ -157,11 +157,23 @@ def _dict_maker(fields: dict[Any, Getter]) -> Getter:
 
 def _map(path: Path) -> Array:
     """The file as an array; torch's mapping is private, and keeps no descriptor."""
-    size = path.stat().st_size
-    if size < TRAILER.size:
-        raise DamagedShardError(path, "it is cut short, or no shard at all")
-    mapped: Array = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8).numpy()
-    return mapped
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < TRAILER.size:
+            raise DamagedShardError(path, "it is cut short, or no shard at all")
+        name = os.fspath(path)
+        if not _is_utf8(name):  # torch takes no other
+            name = f"/proc/self/fd/{file.fileno()}"
+        mapped: Array = torch.from_file(name, shared=False, size=size, dtype=torch.uint8).numpy()
+        return mapped
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 assert np.little_endian
