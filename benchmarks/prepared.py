@@ -184,7 +184,7 @@ def raw_contenders(images: Path, count: int) -> list[Contender]:
     return [
         contender(penstock.DataLoader, "penstock", 2, options),
         contender(DataLoader, "torch", 2, options),
-        *(bare(many, BATCH, processes) for processes in (1, 2)),
+        *(bare(many, BATCH, processes, shuffle=True) for processes in (1, 2)),
     ]
 
 

@@ -187,11 +187,13 @@ class RowWriter:
     The caller reserves ``spec.layout(rows)[1]`` bytes before; `tensors` is `tensors_of` them.
 
     Attributes:
+        spec: of the samples.
+        tensors: what they are written to, one for each column.
         group: how many samples to `write` at a time (`group_of`).
     """
 
     def __init__(self, spec: Spec, tensors: list[torch.Tensor]) -> None:
-        self.spec, self._tensors = spec, tensors
+        self.spec, self.tensors = spec, tensors
         self.group = group_of(spec)
 
     def write(self, samples: Sequence[Any], first: int) -> None:
@@ -201,11 +203,14 @@ class RowWriter:
             Irregular: if one is not as the spec says.
         """
         size = len(samples)
+        if size == 1:
+            self.write_one(samples[0], first)
+            return
         try:
             columns = columns_of(samples, self.spec.structure)
         except StructureMismatch:
             raise Irregular from None
-        for leaves, column, tensor in zip(columns, self.spec.columns, self._tensors, strict=True):
+        for leaves, column, tensor in zip(columns, self.spec.columns, self.tensors, strict=True):
             _place(leaves, column, tensor if size == len(tensor) else tensor.narrow(0, first, size))
 
     def write_one(self, sample: Any, row: int) -> None:
@@ -225,7 +230,7 @@ class RowWriter:
     @cached_property
     def _columns(self) -> list[Callable[[Any, int], None]]:
         """What writes a leaf to a row, of each column."""
-        return [*map(_row_writer, self.spec.columns, self._tensors)]
+        return [*map(_row_writer, self.spec.columns, self.tensors)]
 
 
 def _row_writer(column: Column, tensor: torch.Tensor) -> Callable[[Any, int], None]:

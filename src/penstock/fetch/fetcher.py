@@ -333,7 +333,7 @@ class Fetcher:
                     group = writer.group
                 writer.write(run, first)
             done += len(samples)
-            del samples  # a large sample's memory is wanted for the next one
+            samples = run = []  # a large sample's memory is wanted for the next one
         if writer is not None:
             self._one_by_one(each, writer, task.offset + done, left_out, timing)
         self._completed = True

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from penstock.arena import Memory
 from penstock.collate import (
     BlockWriter,
@@ -33,13 +31,13 @@ class Placer:
     ) -> None:
         self._memory, self._collate_fn, self._can_send = memory, collate_fn, can_send
         self._spec: Spec | None = None
-        self._views: dict[int, tuple[Spec, int, list[torch.Tensor]]] = {}
+        self._writers: dict[int, tuple[int, RowWriter]] = {}
         self._scratch = Scratch()
         self._stacking = stack_into(self._scratch)
 
     def begin(self) -> None:
         """Before an epoch: the main process may have given memory back."""
-        self._views.clear()
+        self._writers.clear()
 
     @property
     def shares(self) -> bool:
@@ -56,7 +54,7 @@ class Placer:
         spec = spec_of(first, self._spec)
         if not self.knows(spec):
             raise Irregular
-        return RowWriter(spec, self._tensors(slot, spec, rows))
+        return self._writer_of(slot, spec, rows)
 
     def whole(self, samples: Sequence[Any], slot: int) -> Outcome:
         """All samples of a batch, placed; raises `Irregular`."""
@@ -70,7 +68,7 @@ class Placer:
         if self._memory is None:
             return Direct(next(ready.batches([len(ready.rows)], self._scratch)))
         end = first + len(ready.rows)
-        ready.copy_to([tensor[first:end] for tensor in self._tensors(slot, ready.spec, rows)])
+        ready.copy_to([tensor[first:end] for tensor in self._writer_of(slot, ready.spec, rows).tensors])
         return Rows(ready.spec, rows)
 
     def collated(self, samples: Any, slot: int) -> Outcome:
@@ -90,12 +88,13 @@ class Placer:
         self._spec = spec
         return True
 
-    def _tensors(self, slot: int, spec: Spec, rows: int) -> list[torch.Tensor]:
-        """The columns of a slot; making 200 views anew for every task would be felt."""
-        known = self._views.get(slot)
-        if known is not None and known[0] is spec and known[1] == rows:
-            return known[2]
+    def _writer_of(self, slot: int, spec: Spec, rows: int) -> RowWriter:
+        """For so many rows in a slot; making 200 views anew for every task would be felt."""
+        known = self._writers.get(slot)
+        if known is not None and known[0] == rows and known[1].spec is spec:
+            return known[1]
         assert self._memory is not None
-        tensors = tensors_of(self._memory.reserve(slot, spec.layout(rows)[1]), spec, rows)
-        self._views[slot] = (spec, rows, tensors)
-        return tensors
+        block = self._memory.reserve(slot, spec.layout(rows)[1])
+        writer = RowWriter(spec, tensors_of(block, spec, rows))
+        self._writers[slot] = rows, writer
+        return writer
