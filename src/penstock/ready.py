@@ -6,12 +6,12 @@ It stands in for an `Engine`; when a batch comes that isn't all there, one takes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NoReturn, Protocol
 
 from penstock.at_hand import NONE_LEFT, NOTHING, AtHand
-from penstock.collate import Parts, ReadyRows, Scratch, Spec
+from penstock.collate import Scratch, Spec
 from penstock.engine import Batches, Engine
 from penstock.fetch import ReadyGetter
 from penstock.plan import Block
@@ -167,7 +167,7 @@ class ReadyEngine:
         together = fitting(ready.spec, size)
         self._at_once = min(self._ahead, together)
         scratch = self._large if size * ready.spec.sample_bytes > HERE_BYTES else _TOGETHER
-        pieces = _gathers(ready, block.sizes, together, scratch)
+        pieces = ready.pieces(block.sizes, together, scratch)
         self._follow(AtHand(block.numbers, block.sizes, pieces, ready.make))
         return True
 
@@ -207,12 +207,3 @@ class ReadyEngine:
         self._gathered.drop()
         if self._engine is not None:
             self._engine.release()
-
-
-def _gathers(ready: ReadyRows, sizes: list[int], together: int, scratch: Scratch) -> Iterator[Parts]:
-    """The parts of batches of these sizes, of so many to each gather, which is made when it is asked for."""
-    begin = 0
-    for first in range(0, len(sizes), together):
-        chosen = sizes[first : first + together]
-        yield ready.parts(begin, chosen, scratch)
-        begin += sum(chosen)

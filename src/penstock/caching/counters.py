@@ -28,31 +28,37 @@ class Counters:
         words = segment.bytes[start : start + NBYTES].view(np.int64)
         self._segment = segment
         self._table: NDArray[np.int64] = words.reshape(PROCESSES, WORDS)
-        self._mine: tuple[int, Any] | None = None
+        self._mine: tuple[int, Any] = 0, ()
+        """A process, and its words."""
 
-    def hit(self, count: int, saved_s: float) -> None:
-        """So many samples were found, which took so long to make."""
-        words = self._words()
+    def hit(self, each_s: float, count: int = 1) -> None:
+        """So many samples were found, each of which took so long to make."""
+        pid, words = self._mine
+        if pid != os.getpid():
+            words = self._claim()
         words[_HITS] += count
-        words[_SAVED_NS] += int(saved_s * 1e9)
+        words[_SAVED_NS] += int(each_s * count * 1e9)
 
     def miss(self) -> None:
         """A sample had to be made."""
-        self._words()[_MISSES] += 1
+        pid, words = self._mine
+        if pid != os.getpid():
+            words = self._claim()
+        words[_MISSES] += 1
 
     def sums(self) -> tuple[int, int, float]:
         """Hits, misses and the seconds saved, of all processes."""
         total = self._table.sum(axis=0)
         return int(total[_HITS]), int(total[_MISSES]), float(total[_SAVED_NS]) / 1e9
 
-    def _words(self) -> Any:
-        if self._mine is None or self._mine[0] != os.getpid():
-            with self._segment.locked():
-                place = self._place()
-                self._table[place, 0] = os.getpid()
-            flat = memoryview(self._table[place]).cast("B").cast("q")  # quicker than an array, word by word
-            self._mine = os.getpid(), flat
-        return self._mine[1]
+    def _claim(self) -> Any:
+        """This process's words, from now on."""
+        with self._segment.locked():
+            place = self._place()
+            self._table[place, 0] = os.getpid()
+        words = memoryview(self._table[place]).cast("B").cast("q")  # quicker than an array, word by word
+        self._mine = os.getpid(), words
+        return words
 
     def _place(self) -> int:
         """A place that nobody has; if all are taken, one that is then shared."""

@@ -15,6 +15,7 @@ under the segment's lock, to samples whose saved time per byte is among the larg
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class MemoryStore:
         if where <= UNFIT or where == NOT_MADE:
             return None
         fence()
-        self._counters.hit(1, float(self._costs[index]))
+        self._counters.hit(float(self._costs[index]))
         if where > 0:
             assert self._table is not None
             return self._table.read(where - 1), self._table.format.marks
@@ -114,7 +115,7 @@ class MemoryStore:
         if rows is None:
             return None
         each = float(self._costs[wanted].mean()) if self._mean_cost is None else self._mean_cost
-        return self._table.ready(rows, lambda count: self._counters.hit(count, each * count))
+        return self._table.ready(rows, partial(self._counters.hit, each))
 
     def _rows_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """The rows of these samples; None if one of them isn't in a row."""

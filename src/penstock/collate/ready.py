@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from operator import call
 from typing import Any
 
@@ -51,32 +51,29 @@ class ReadyColumn:
         """Gather rows into `out`; a few by one thread, as torch's several wait for each other where cores are
         taken."""
         if self._items is not None and out.nbytes <= ALONE_BYTES and out.is_contiguous():
-            self._gather(self._items, rows, bytes_of(out).numpy())
+            _gather(self._items, rows, bytes_of(out).numpy())
         else:
             wanted = torch.from_numpy(np.ascontiguousarray(rows))
             torch.index_select(_as_signed(self.tensor), 0, wanted, out=_as_signed(out))
 
-    def gather(self, rows: Rows, block: Bytes, start: int) -> None:
-        """Gather rows to `start` in `block`."""
+    def parts(self, rows: Rows, block: Bytes, start: int, sizes: list[int]) -> Parts:
+        """So many and so many of these rows, gathered to `start` in `block`: each of shape (rows, *shape), or
+        in bytes where numpy hasn't the dtype."""
         count = len(rows)
-        out = block[start : start + count * self._row_bytes]
-        if self._items is not None and out.nbytes <= ALONE_BYTES:
-            self._gather(self._items, rows, out)
+        end = start + count * self._row_bytes
+        if self._items is not None and end - start <= ALONE_BYTES:
+            _gather(self._items, rows, block[start:end])
         else:
             shape = (count, *self._shape)
             self.copy_to(rows, tensor_in(block, start, self.tensor.dtype, shape, math.prod(shape)))
-
-    def parts(self, block: Bytes, start: int, sizes: list[int]) -> Parts:
-        """So many and so many of the rows that were gathered there: each of shape (rows, *shape), or in bytes
-        where numpy hasn't the dtype."""
         row, dtype = (self._shape, self._dtype) if self._dtype else ((self._row_bytes,), _BYTE)
         size, last, alike = sizes[0], sizes[-1], sizes.count(sizes[0])
         if alike == len(sizes):  # an array is walked along at less cost than a list is made
             return np.ndarray((alike, size, *row), dtype, block.data, start)
-        rows = np.ndarray((sum(sizes), *row), dtype, block.data, start)
+        all_ = np.ndarray((count, *row), dtype, block.data, start)
         if alike == len(sizes) - 1 and last != size:
-            return [*rows[:-last].reshape(alike, size, *row), rows[-last:]]
-        return [rows[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
+            return [*all_[:-last].reshape(alike, size, *row), all_[-last:]]
+        return [all_[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
 
     @property
     def make(self) -> Callable[[NDArray[Any]], torch.Tensor]:
@@ -87,8 +84,9 @@ class ReadyColumn:
         shape = (len(part), *self.tensor.shape[1:])
         return tensor_in(part, 0, self.tensor.dtype, shape, math.prod(shape))
 
-    def _gather(self, items: NDArray[np.void], rows: Rows, out: NDArray[np.uint8]) -> None:
-        items.take(rows, out=out.view(items.dtype), mode="clip")
+
+def _gather(items: NDArray[np.void], rows: Rows, out: NDArray[np.uint8]) -> None:
+    items.take(rows, out=out.view(items.dtype), mode="clip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +108,25 @@ class ReadyRows:
     def batches(self, sizes: list[int], scratch: Scratch) -> Iterator[Any]:
         """The batches that ``default_collate`` would make of so many and so many of these samples; each is
         made when it is asked for."""
-        return map(self.make, self.parts(0, sizes, scratch))
+        return map(self.make, chain.from_iterable(self.pieces(sizes, len(sizes), scratch)))
 
-    def parts(self, begin: int, sizes: list[int], scratch: Scratch) -> Parts:
-        """What `make` makes batches of: so many and so many samples, from the row `begin` on, gathered at
-        once into memory of `scratch`."""
-        rows = self.rows[begin : begin + sum(sizes)]
+    def pieces(self, sizes: list[int], together: int, scratch: Scratch) -> Iterator[Parts]:
+        """What `make` makes batches of: so many and so many samples, the parts of `together` batches gathered
+        at once into memory of `scratch`, when they are asked for."""
+        end = 0
+        for first in range(0, len(sizes), together):
+            chosen = sizes[first : first + together]
+            begin, end = end, end + sum(chosen)
+            yield self._parts(self.rows[begin:end], chosen, scratch)
+
+    def _parts(self, rows: Rows, sizes: list[int], scratch: Scratch) -> Parts:
         starts, nbytes = self.spec.layout(len(rows))
         block = scratch.block(nbytes)
         self.copied(len(rows))
-        parts = []
-        for column, start in zip(self.columns, starts, strict=True):
-            column.gather(rows, block, start)
-            parts.append(column.parts(block, start, sizes))
         if self.spec.structure is LEAF:
-            return parts[0]
+            return self.columns[0].parts(rows, block, starts[0], sizes)
+        placed = zip(self.columns, starts, strict=True)
+        parts = [column.parts(rows, block, start, sizes) for column, start in placed]
         return list(zip(*parts, strict=True)) if parts else [()] * len(sizes)
 
     @property

@@ -128,9 +128,14 @@ def _fits(sample: Any, spec: Spec) -> bool:
 
 def is_default_collate(collate_fn: Any) -> bool:
     """Whether `collate_fn` is torch's default one, with torch's own rules for what rows hold."""
-    return collate_fn is torch.utils.data.default_collate and {
-        rule.__module__ for rule in default_collate_fn_map.values()
-    } == {collate_tensor_fn.__module__}
+    return collate_fn is torch.utils.data.default_collate and _TORCHS_RULES.issuperset(
+        default_collate_fn_map.values()
+    )
+
+
+_TORCHS_RULES = {
+    rule for rule in default_collate_fn_map.values() if rule.__module__ == collate_tensor_fn.__module__
+}
 
 
 _NUMBERS: dict[type, torch.dtype] = {float: torch.float64, int: torch.int64, bool: torch.bool}

@@ -33,9 +33,11 @@ class Cursor:
         missing = count - sum(map(len, parts))
         self._run, self._at = _NONE, 0
         while missing and (run := next(self._runs, None)) is not None:
-            self._run = run.cpu().numpy()  # a generator may be an accelerator's
+            self._run = (run if run.is_cpu else run.cpu()).numpy()  # a generator may be an accelerator's
             del run
             self._at = min(missing, len(self._run))
             parts.append(self._run[: self._at])
             missing -= self._at
-        return parts[0] if len(parts) == 1 else np.concatenate(parts or [_NONE])
+        if len(parts) > 1:
+            return np.concatenate(parts)
+        return parts[0] if parts else _NONE

@@ -119,6 +119,7 @@ class DataLoader(TorchDataLoader[T]):
         if sample_timeout is not None and num_workers == 0:
             raise ValueError("sample_timeout needs num_workers > 0: a sample made here can't be cut short")
         self._prefetch_given = prefetch_factor
+        self._can_load = sys.platform == "linux" and not isinstance(dataset, IterDataPipe | MapDataPipe)
         num_workers = resolve(num_workers, dataset, seeding)
         self._seed, self._seeding = seed, seeding
         self._policy = Policy(on_error, max_errors, none_is_error, max_retries, sample_timeout)
@@ -201,11 +202,7 @@ class DataLoader(TorchDataLoader[T]):
     def _loads_itself(self) -> bool:
         """Whether the batches come from our iterator instead of torch's."""
         context = self.multiprocessing_context
-        return (
-            sys.platform == "linux"
-            and not isinstance(self.dataset, IterDataPipe | MapDataPipe)
-            and (context is None or context.get_start_method() in START_METHODS)
-        )
+        return self._can_load and (context is None or context.get_start_method() in START_METHODS)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, to go on from there, in another process too: docs/reproducibility.md.

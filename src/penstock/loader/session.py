@@ -73,7 +73,7 @@ class Session:
         self.arena = pool.take()
         self._owner = os.getpid()
         self._job = self._job_of(loader)
-        self._context = loader.multiprocessing_context or multiprocessing.get_context()
+        self._context = loader.multiprocessing_context
         self._backend: Backend | None = None
         self._ready = self._ready_getter(loader)
         if self._ready is None:
@@ -120,7 +120,8 @@ class Session:
     def _new_backend(self) -> Backend:
         if self._job is None:
             return InlineBackend(self._recipe)
-        return ProcessesBackend(self._job, self.arena.memory, self._context, self._base_seed, self.workers)
+        context = self._context or multiprocessing.get_context()
+        return ProcessesBackend(self._job, self.arena.memory, context, self._base_seed, self.workers)
 
     # -- the number of workers -------------------------------------------------------------------
 
