@@ -83,7 +83,10 @@ def test_a_later_run_makes_nothing_again(
             same_batches(loader, plain, epochs=1)
         cached.flush()
         assert told() == (0 if run else 12)
-        assert cached.stats().on_disk == 12
+        stats = cached.stats()
+        assert (stats.on_disk, stats.hits, stats.misses) == (12, 12 * run, 12 - 12 * run)
+        assert bool(run) == (stats.saved_s > 0)
+        assert stats.disk_bytes == sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.arrow"))
         plain = penstock.DataLoader(Pictures(told_dataset().transform), batch_size=4, seed=1)
     assert "12 of 12 samples" in cached.explain()
 
@@ -101,6 +104,20 @@ def test_samples_of_all_kinds_come_back(tmp_path: Path, make: Callable[[], Any])
             first[0].fill_(0)
         assert difference(again, dataset[index]) is None
         assert difference(cached[index], dataset[index]) is None
+
+
+def test_memory_and_disk_count_together(tmp_path: Path) -> None:
+    fill(Squares(8), tmp_path)
+    cached = penstock.cache(Squares(8), disk=tmp_path, memory="1MB")
+    for index in [*range(8), *range(8)]:
+        cached[index]
+    stats = cached.stats()
+    assert (stats.hits, stats.misses, stats.stored, stats.on_disk) == (16, 0, 8, 8)
+
+
+def test_a_folder_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="disk should be a folder, but got ''"):
+        penstock.cache(Squares(8), disk="")
 
 
 class Odd:

@@ -70,13 +70,16 @@ class CacheStats:
     left_out: int = 0
     """Samples that were made and not stored, as there was no room for them or they can't be pickled."""
     hits: int = 0
-    """Samples that were found in the cache."""
+    """Samples that were found in the cache, in memory or on the disk."""
     misses: int = 0
     """Samples that had to be made."""
     saved_s: float = 0.0
-    """The time that making the found ones took when they were made, all processes together."""
+    """The time that making the found ones took when they were made, all processes together; of those that
+    came into memory from the disk, reading them."""
     on_disk: int = 0
     """Samples that are on the disk."""
+    disk_bytes: int = 0
+    """What their files take."""
 
 
 @dataclass(frozen=True, slots=True)

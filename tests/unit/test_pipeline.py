@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
+import penstock
 from penstock.errors import NotRepeatableError
 from penstock.pipeline import Study, same, study, why_random
 from penstock.pipeline.proof import Generators
@@ -168,6 +169,24 @@ def test_each_part_of_several_datasets_has_its_own_cut() -> None:
         "dataset.datasets[1].transform": [False, False],
     }
     assert_equal_samples(dataset, found)
+
+
+def test_parts_may_be_wrapped_differently() -> None:
+    one, other = Pictures(v1.Compose([darker, noisy])), Pictures(v1.Compose([darker, darker, noisy]))
+    dataset: Any = ConcatDataset([one, Subset(other, [2, 0])])
+    found = study(dataset)
+    assert {where: [step.kept for step in steps] for where, steps in found.pipelines} == {
+        "dataset.datasets[0].transform": [True, False],
+        "dataset.datasets[1].dataset.transform": [True, True, False],
+    }
+    assert "of which the first step is kept:" in found.explain()
+    assert_equal_samples(dataset, found)
+
+
+def test_what_is_cut_already_is_left_alone() -> None:
+    cached = penstock.cache(Pictures(v1.Compose([darker, noisy])), memory=1 << 20)
+    with pytest.raises(NotRepeatableError, match="kept: random numbers are drawn for what would be kept"):
+        penstock.cache(Subset(cached, [1, 0]), memory=1 << 20)
 
 
 def test_the_outermost_transform_is_cut() -> None:
@@ -363,7 +382,7 @@ def test_a_look_at_the_kept_part() -> None:
 
 def test_what_was_found_is_explained() -> None:
     text = study(Pictures(v1.Compose([v1.Resize(9), v1.RandomCrop(5), noisy]))).explain()
-    assert "dataset.transform, of which the first 1 steps are kept" in text
+    assert "dataset.transform, of which the first step is kept" in text
     assert "kept  Resize" in text
     assert "run   RandomCrop (random: torchvision's RandomCrop)" in text
     assert "run   noisy" in text

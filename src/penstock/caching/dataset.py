@@ -7,7 +7,6 @@ import operator
 import os
 import time
 import warnings
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +57,15 @@ def cache(
     Raises:
         NotRepeatableError: if nothing of a sample is the same every time, or not all up to `until`.
         NotFingerprintableError: with `disk`, if it can't be told when the dataset has become another one.
-        ValueError: if the dataset is empty, has no such step, or `memory` is no size.
+        ValueError: if the dataset is empty, has no such step, `memory` is no size, or `disk` is empty.
         TypeError: if the dataset isn't map-style.
         OSError: if there isn't so much address space, or the folder can't be written to.
         ModuleNotFoundError: with `disk`, if pyarrow isn't installed.
     """
     if isinstance(dataset, IterableDataset):
         raise TypeError(f"{type(dataset).__name__} is an iterable dataset: only map-style ones can be cached")
+    if disk is not None and not os.fspath(disk):
+        raise ValueError("disk should be a folder, but got ''")
     if memory is None and disk is None:
         memory = DEFAULT_SHARE
     budget = None if memory is None else bytes_of(memory)
@@ -117,6 +118,8 @@ class CachedDataset(Dataset[Any]):
 
     seeded_as = "dataset"
     """Whoever looks for random generators sees that attribute in the place of this object."""
+    cuts_itself = True
+    """Whoever looks for transforms to cut leaves those of that dataset alone."""
 
     def __init__(self, found: Study, memory: MemoryStore | None, disk: DiskStore | None) -> None:
         self.dataset = found.cut.dataset
@@ -140,10 +143,11 @@ class CachedDataset(Dataset[Any]):
         begin = time.perf_counter()
         kept = None if self._disk is None else self._disk.get(place)
         values, marks = self._cut.start(index) if kept is None else kept
+        seconds = time.perf_counter() - begin
         if self._memory is not None:
-            self._memory.put(place, values, marks, time.perf_counter() - begin)
+            self._memory.put(place, values, marks, seconds)
         if self._disk is not None and kept is None:
-            self._disk.put(place, values, marks)
+            self._disk.put(place, values, marks, seconds)
         return values, marks
 
     def _place(self, index: Any) -> int | None:
@@ -169,14 +173,15 @@ class CachedDataset(Dataset[Any]):
             kept = f"{stats.stored} of {self._size} samples, {human_bytes(stats.stored_bytes)}"
             lines.append(f"Kept in memory, {human_bytes(stats.budget)} at most: {kept}.")
         if self._disk is not None:
-            lines.append(f"Kept in {self._disk.folder}: {stats.on_disk} of {self._size} samples.")
+            kept = f"{stats.on_disk} of {self._size} samples, {human_bytes(stats.disk_bytes)}"
+            lines.append(f"Kept in {self._disk.folder}: {kept}.")
         return "\n".join(lines)
 
     def stats(self) -> CacheStats:
         """What the cache did up to now, in all processes that share it. What was made and waits to be written
         to the disk isn't counted as there."""
         stats = CacheStats(samples=self._size) if self._memory is None else self._memory.stats()
-        return stats if self._disk is None else replace(stats, on_disk=len(self._disk))
+        return stats if self._disk is None else self._disk.stats(stats)
 
     def flush(self) -> None:
         """Write to the disk what this process has made; at the end of a process that is done by itself."""

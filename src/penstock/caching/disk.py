@@ -16,6 +16,7 @@ import uuid
 import weakref
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing import util
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from penstock.caching import counters
+from penstock.caching.counters import Counters
 from penstock.caching.rows import order_of
 from penstock.caching.segment import Segment
 from penstock.collate import Irregular
 from penstock.errors import DamagedShardError, NotStorableError
 from penstock.pipeline import Marks
 from penstock.shards import Shard, encode, write_shard
+from penstock.stats import CacheStats
 from penstock.tree import flatten, structure_of, unflatten
 
 FLUSH_BYTES = 8 << 20
@@ -36,6 +40,8 @@ FLUSH_SAMPLES = 1024
 FLUSH_SECONDS = 5.0
 """What was made is written when it is so much, or the first of it is so old; and at the process's end."""
 _VERIFIED = 1 << 16
+_SHARED_BYTES = _VERIFIED * 8 + counters.NBYTES
+"""What the processes of one run share: tags of verified files, and counters."""
 Orders = list[Sequence[int] | None] | None
 """For each leaf of a sample, the order of its dimensions in memory; None for the usual one."""
 _log = logging.getLogger("penstock")
@@ -47,13 +53,13 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pid = 0
-        self._samples: dict[int, tuple[Any, Orders]] = {}
+        self._samples: dict[int, tuple[Any, Orders, float]] = {}
         self._nbytes = 0
         self._since = 0.0
         self._broken = False
 
-    def add(self, index: int, values: Any, orders: Orders, nbytes: int) -> None:
-        """Take one; `values` are to stay as they are."""
+    def add(self, index: int, values: Any, orders: Orders, seconds: float, nbytes: int) -> None:
+        """Take one, which took so long to make; `values` are to stay as they are."""
         if self._pid != os.getpid():  # forked: what is here is the other's to write
             self._pid, self._samples, self._nbytes = os.getpid(), {}, 0
             util.Finalize(None, self.flush, exitpriority=10)
@@ -61,7 +67,7 @@ class Writer:
             return
         if not self._samples:
             self._since = time.monotonic()
-        self._samples[index] = values, orders
+        self._samples[index] = values, orders, seconds
         self._nbytes += nbytes
         if self._nbytes >= FLUSH_BYTES or len(self._samples) >= FLUSH_SAMPLES:
             self.flush()
@@ -78,9 +84,10 @@ class Writer:
             return
         path = self._folder / f"{uuid.uuid4().hex}.arrow"
         try:
-            batch, layout = encode([values for values, _ in samples.values()])
-            orders = [orders for _, orders in samples.values()]
-            write_shard(path, batch, layout, {"samples": list(samples), "orders": orders})
+            values, orders, seconds = zip(*samples.values(), strict=True)
+            batch, layout = encode(values)
+            about = {"samples": list(samples), "orders": orders, "seconds": seconds}
+            write_shard(path, batch, layout, about)
         except OSError as error:
             self._broken = True
             _log.warning("nothing more is cached in %s: %s", self._folder, str(error))
@@ -101,10 +108,10 @@ class DiskStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise PermissionError(f"the cache's folder can't be written to: {self.folder}")
-        self._verified = Segment.create(_VERIFIED * 8)
-        self._prepare()
+        self._prepare(Segment.create(_SHARED_BYTES))
 
-    def _prepare(self) -> None:
+    def _prepare(self, shared: Segment) -> None:
+        self._shared, self._counters = shared, Counters(shared, _VERIFIED * 8)
         self._seen = -1
         self._files: dict[str, Shard] = {}
         self._where: dict[int, tuple[str, int]] = {}
@@ -113,15 +120,29 @@ class DiskStore:
         weakref.finalize(self, self._writer.flush)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_marks": self._marks, "_verified": self._verified}
+        return {"folder": self.folder, "_marks": self._marks, "_shared": self._shared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._prepare()
+        self._prepare(self._shared or Segment.create(_SHARED_BYTES))  # out of reach: one of its own
 
     def __len__(self) -> int:
         self._look()
         return len(self._where)
+
+    def stats(self, others: CacheStats) -> CacheStats:
+        """What was done up to now by all processes that share it, added to what `others` did: only what was
+        not found there is looked for here."""
+        hits, misses, saved = self._counters.sums()
+        samples, nbytes = len(self), sum(shard.nbytes for shard in self._files.values())
+        return replace(
+            others,
+            hits=others.hits + hits,
+            misses=misses,
+            saved_s=others.saved_s + saved,
+            on_disk=samples,
+            disk_bytes=nbytes,
+        )
 
     def get(self, index: int) -> tuple[Any, Marks] | None:
         """The first part of a sample, a copy of its own, if it is here."""
@@ -130,16 +151,19 @@ class DiskStore:
             self._look()
         while index in self._where:
             name, row = self._where[index]
+            shard = self._files[name]
             try:
-                sample = self._files[name][row]
+                sample = shard[row]
             except DamagedShardError:
                 self._remove(name)
                 continue
-            return _turned_back(sample, self._files[name].about["orders"][row]), self._marks
+            self._counters.hit(shard.about["seconds"][row])
+            return _turned_back(sample, shard.about["orders"][row]), self._marks
+        self._counters.miss()
         return None
 
-    def put(self, index: int, values: Any, marks: Marks) -> None:
-        """Keep the first part of a sample; it is copied."""
+    def put(self, index: int, values: Any, marks: Marks, seconds: float) -> None:
+        """Keep the first part of a sample, which took so long to make; it is copied."""
         if marks != self._marks or index in self._where or index in self._unfit:
             return
         values, orders = _laid_out(values)
@@ -150,7 +174,7 @@ class DiskStore:
                 _log.warning("samples that can't be kept on disk are made each time: %s", str(error))
             self._unfit.add(index)
             return
-        self._writer.add(index, values, orders, batch.nbytes)
+        self._writer.add(index, values, orders, seconds, batch.nbytes)
 
     def flush(self) -> None:
         """Write what this process has made."""
@@ -202,7 +226,7 @@ class DiskStore:
 
     @property
     def _tags(self) -> Any:
-        return self._verified.bytes.view(np.uint64)
+        return self._shared.bytes[: _VERIFIED * 8].view(np.uint64)
 
     def _tag(self, path: Path) -> tuple[int, int]:
         status = path.stat()

@@ -43,6 +43,8 @@ from penstock.errors import NotFingerprintableError
 from penstock.names import globals_in, names_in
 from penstock.seeding import generator_of
 
+_LAYOUT = 2
+"""Of what is stored under a key; another one makes another key."""
 _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), type(Ellipsis), range, slice)
 _SKIPPED = (logging.Logger, types.FrameType, type(threading.Lock()), type(threading.RLock()))
 _PLAIN: dict[type, Callable[[Any], Any]] = {
@@ -68,7 +70,7 @@ def fingerprint(
         NotFingerprintableError: if it holds something of which it can't be said when it is another.
     """
     walk = _Walk(replaced, cache)
-    walk.feed("python", platform.python_version(), platform.machine())
+    walk.feed("layout", _LAYOUT, "python", platform.python_version(), platform.machine())
     walk.feed(*installed())
     walk.value(dataset, "dataset")
     return walk.digest.hexdigest()

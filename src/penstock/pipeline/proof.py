@@ -176,5 +176,5 @@ def _starts(
         taken += time.perf_counter() - begin
         made[index] = _copied(values), marks
         if generators.states() != before:
-            raise CannotCut("a random number is drawn, even if it changed nothing in what was tried")
+            raise CannotCut("random numbers are drawn for what would be kept")
     return made, taken

@@ -11,6 +11,8 @@ from penstock.pipeline.compositions import Composition, composition_of, single
 
 _NAMES = "transform", "transforms"
 """What is under these names is a transform, of whatever kind; elsewhere only a known composition counts."""
+CUTS_ITSELF = "cuts_itself"
+"""A class with an attribute of this name calls no transform of what it wraps: it has cut that already."""
 _STANDARD = "StandardTransform"
 """torchvision's pair of transforms for the image and for the target, which datasets hold beside the two."""
 
@@ -22,14 +24,12 @@ class Site:
     Attributes:
         owner: the object, the dataset itself or one that it wraps, that holds it.
         attribute: under which name.
-        depth: how many wrappers are around the owner.
         where: the owner as the user would write it.
         composition: the transform.
     """
 
     owner: Any
     attribute: str
-    depth: int
     where: str
     composition: Composition
 
@@ -38,14 +38,13 @@ class Site:
 
 
 def groups_of(dataset: Any) -> list[list[Site]]:
-    """The transforms, the outermost first; those of one group have one depth and one name."""
+    """The transforms, the outermost first; those of one group have one name, and as many datasets that have
+    transforms around them: the parts of a ``ConcatDataset`` may be wrapped differently."""
     groups: dict[tuple[int, str], list[Site]] = {}
-    for owner, where, depth in _owners(dataset, "dataset", 0):
-        for name, composition in _transforms_of(owner):
-            site = Site(owner, name, depth, where, composition)
-            group = groups.setdefault((depth, name), [])
-            if all(other.owner is not owner for other in group):
-                group.append(site)
+    for site, level in _sites(dataset, "dataset", 0):
+        group = groups.setdefault((level, site.attribute), [])
+        if all(other.owner is not site.owner for other in group):
+            group.append(site)
     return [groups[key] for key in sorted(groups)]
 
 
@@ -89,16 +88,19 @@ def _shallow(value: Any) -> Any:
     return twin
 
 
-def _owners(value: Any, where: str, depth: int) -> Iterator[tuple[Any, str, int]]:
+def _sites(value: Any, where: str, level: int) -> Iterator[tuple[Site, int]]:
+    """All transforms, each with how many datasets that have some are around its own."""
     if not hasattr(value, "__dict__"):
         return
-    yield value, where, depth
-    for name, inner in _wrapped(value):
+    found = [(Site(value, name, where, composition), level) for name, composition in _transforms_of(value)]
+    yield from found
+    level += bool(found)
+    for name, inner in () if hasattr(type(value), CUTS_ITSELF) else _wrapped(value):
         if isinstance(inner, list | tuple):
             for place, each in enumerate(inner):
-                yield from _owners(each, f"{where}.{name}[{place}]", depth + 1)
+                yield from _sites(each, f"{where}.{name}[{place}]", level)
         else:
-            yield from _owners(inner, f"{where}.{name}", depth + 1)
+            yield from _sites(inner, f"{where}.{name}", level)
 
 
 def _wrapped(value: Any) -> Iterator[tuple[str, Any]]:

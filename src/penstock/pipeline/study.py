@@ -73,16 +73,19 @@ class Study:
         if self.whole:
             lines.append("Whole samples are the same every time.")
         for where, steps in self.pipelines:
-            lines.append(f"{where}, of which the first {sum(step.kept for step in steps)} steps are kept:")
+            lines.append(f"{where}, of which {_first(sum(step.kept for step in steps))} kept:")
             for number, step in enumerate(steps):
                 why = f" (random: {step.random})" if step.random else ""
                 lines.append(f"  {number}  {'kept' if step.kept else 'run '}  {step.name}{why}")
-        kept, rest = self.costs.start_s * 1e3, self.costs.finish_s * 1e3
-        lines.append(
-            f"Proved on {len(self.looks)} samples: {kept:.3g} ms of a sample are the same every time, "
-            f"{rest:.3g} ms are not."
-        )
+        start, finish = self.costs.start_s * 1e3, self.costs.finish_s * 1e3
+        samples = "1 sample" if len(self.looks) == 1 else f"{len(self.looks)} samples"
+        times = f"{start:.3g} ms of a sample are the same every time, {finish:.3g} ms are not"
+        lines.append(f"Proved on {samples}: {times}.")
         return "\n".join([*lines, *self.notes])
+
+
+def _first(steps: int) -> str:
+    return f"the first {steps} steps are" if steps > 1 else "the first step is" if steps else "no step is"
 
 
 def study(dataset: Any, until: Until = None, look: Look = nothing) -> Study:
@@ -104,6 +107,8 @@ def study(dataset: Any, until: Until = None, look: Look = nothing) -> Study:
     if hasattr(dataset, "set_epoch"):
         reason = "it has set_epoch, so its samples may change from epoch to epoch."
         raise NotRepeatableError(type(dataset).__qualname__, reason)
+    if until is not None and not isinstance(until, int | str):
+        raise ValueError(f"until should be a step's number or name, but got {until!r}")
     groups = groups_of(dataset)
     wanted = [_by_hand(group, until) for group in groups] if until is not None else []
     if until is not None and not any(wanted):
