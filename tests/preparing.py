@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
+from torchvision.datasets import FakeData
 
 
 def photo(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
@@ -96,3 +97,13 @@ def augmented() -> Any:
             transforms.ToTensor(),
         ]
     )
+
+
+def fake() -> Any:
+    """A dataset that leaves some of its transform to be done later."""
+    return FakeData(6, (3, 24, 24), transform=augmented())
+
+
+def leaving() -> None:
+    """What a module does that isn't meant to be imported."""
+    raise SystemExit("no data here")

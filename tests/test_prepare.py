@@ -263,6 +263,16 @@ class TestBadSamples:
         ]
         assert [ours.path(i) for i in (0, 3, -1)] == ["cats/001.png", "cats/005.png", "dogs/018.jpg"]
 
+    @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+    def test_more_than_8_bits(self, tmp_path: Path, kind: Any) -> None:
+        make_folder(tmp_path / "in", 2)
+        pixels = np.arange(30 * 40).reshape(30, 40).astype(kind) * 50
+        Image.fromarray(pixels).save(tmp_path / "in" / "cats" / "x.tiff")
+        with pytest.raises(PrepareError, match=r"x.tiff\): ValueError: it has more than 8 bits a channel"):
+            prepare(tmp_path / "in", tmp_path / "out")
+        ours = prepare([pixels], tmp_path / "arrays")
+        assert_same(ours[0], pixels)
+
     def test_what_is_no_file(self, tmp_path: Path) -> None:
         make_folder(tmp_path / "in", 2)
         (tmp_path / "in" / "cats" / "gone.jpg").symlink_to("nowhere")
@@ -294,8 +304,10 @@ class TestBadSamples:
             prepare([torch.ones(2)] * 3, tmp_path / "out", resize_short=8)
 
     def test_what_cannot_be_stored(self, tmp_path: Path) -> None:
-        with pytest.raises(PrepareError, match="a sample holds a slice, which can't be stored"):
-            prepare([slice(3)] * 3, tmp_path / "out")
+        with pytest.raises(PrepareError, match="sample 2: a sample holds a slice, which can't be stored"):
+            prepare([1, 2, slice(3)], tmp_path / "out")
+        with pytest.raises(PrepareError, match=r"sample 1: a sample holds a torch.Tensor, .* sparse"):
+            prepare([torch.eye(2), torch.eye(2).to_sparse()], tmp_path / "other")
 
 
 class TestMistakes:
@@ -310,8 +322,12 @@ class TestMistakes:
             ({"shard_size": 0}, "shard_size should be"),
             ({"on_error": "replace"}, "on_error should be 'raise' or 'skip'"),
             ({"max_errors": 3}, "max_errors is for on_error='skip'"),
-            ({"max_errors": float("nan"), "on_error": "skip"}, "max_errors should be a number"),
-            ({"workers": -1}, "workers should be 0 or more"),
+            ({"max_errors": float("nan"), "on_error": "skip"}, "max_errors should be a whole number"),
+            ({"max_errors": 1.5, "on_error": "skip"}, "max_errors should be a whole number, or a share"),
+            ({"max_errors": float("inf"), "on_error": "skip"}, "max_errors should be a whole number"),
+            ({"max_errors": -1, "on_error": "skip"}, "max_errors should be a whole number"),
+            ({"workers": 100_000}, "workers should be from 0 to"),
+            ({"workers": -1}, "workers should be from 0 to"),
             ({"until": 1}, "until is for the transform of a dataset"),
         ],
         ids=str,
@@ -338,6 +354,7 @@ class TestMistakes:
             ("no.such.module:thing", "no.such.module:thing can't be had: ModuleNotFoundError"),
             ("json:thing", "json:thing can't be had: AttributeError"),
             ("json:dumps", "json:dumps can't be had: TypeError"),
+            ("tests.preparing:leaving", "tests.preparing:leaving can't be had: SystemExit: no data here"),
             (iter([1]), "a map-style dataset is needed"),
             ([], "the dataset is empty"),
         ]:

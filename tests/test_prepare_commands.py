@@ -72,6 +72,7 @@ class TestPrepare:
             (["{folder}", "{tmp}/out", "--format", "gif"], 2, "'gif' is not one of 'jpeg', 'png', 'raw'"),
             (["{folder}", "{tmp}/out", "--quality", "101"], 2, "101 is not in the range"),
             (["{folder}", "{tmp}/out", "--shard-size", "big"], 1, "shard_size should be"),
+            (["{folder}", "{tmp}/out", "--workers", "100000"], 1, "Error: workers should be from 0 to"),
         ],
         ids=str,
     )
@@ -122,6 +123,22 @@ class TestPrepare:
         assert process.returncode == 130
         assert said.endswith("Interrupted: the same command goes on with it.\n")
         assert "Traceback" not in said
+
+    def test_interrupted_at_once(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While what it needs is imported."""
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys.modules["penstock.cli.prepare"], "needing", interrupted)
+        result = run("prepare", folder, tmp_path / "out")
+        assert (result.exit_code, result.stderr) == (130, "Interrupted: the same command goes on with it.\n")
+
+    def test_what_is_left_to_do(self, tmp_path: Path) -> None:
+        result = run("prepare", "tests.preparing:fake", tmp_path / "out", "--workers", "0")
+        assert result.exit_code == 0
+        left = "RandomCrop, RandomHorizontalFlip, ToTensor"
+        assert f"Left to do, by PreparedDataset's transform: {left}\n" in result.stdout
 
     def test_a_profile_that_tells_the_time_is_left_out(self, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()

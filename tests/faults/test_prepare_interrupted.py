@@ -171,7 +171,9 @@ class TestResumed:
         make_folder(tmp_path / "in", 20)
         self._interrupted(tmp_path / "in", tmp_path / "out")
         (tmp_path / "in" / "cats" / "000.jpg").unlink()
-        with pytest.raises(PrepareError, match=r"begun otherwise: samples is 39, was 40; names and sizes is"):
+        with pytest.raises(
+            PrepareError, match=r"begun otherwise: samples is 39, was 40; the names and sizes of"
+        ):
             prepare(tmp_path / "in", tmp_path / "out")
 
     def test_what_is_finished_is_left_alone(self, folder: Path, tmp_path: Path) -> None:
@@ -234,6 +236,24 @@ class TestFullDisk:
             subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+class TestFinished:
+    def test_on_a_disk_that_can_only_be_read(
+        self, folder: Path, whole: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        prepare(folder, tmp_path / "out")
+        (seen := tmp_path / "seen").mkdir()
+        mounted = subprocess.run(["mount", "--bind", "-o", "ro", str(tmp_path), str(seen)], check=False)
+        if mounted.returncode:
+            pytest.skip("a file system can't be mounted here")
+        try:
+            with pytest.raises(OSError, match="Read-only"):
+                (seen / "out" / "new").touch()
+            assert len(prepare(folder, seen / "out")) == 48
+        finally:
+            subprocess.run(["umount", "-l", str(seen)], check=True)
+        assert files_of(tmp_path / "out") == whole
+
+
 class TestDamaged:
     def test_a_shard_of_another_size(self, folder: Path, tmp_path: Path) -> None:
         prepare(folder, tmp_path / "out")
@@ -246,6 +266,10 @@ class TestDamaged:
         path.unlink()
         with pytest.raises(DamagedShardError, match="it is gone"):
             PreparedDataset(tmp_path / "out")
+        with pytest.raises(
+            PrepareError, match=r"it is gone\. To have all of it made again, remove .*out first"
+        ):
+            prepare(folder, tmp_path / "out")
 
     def test_no_shard_at_all(self, folder: Path, tmp_path: Path) -> None:
         prepare(folder, tmp_path / "out")

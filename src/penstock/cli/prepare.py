@@ -56,12 +56,12 @@ def prepare(
     SOURCE is a folder of images, in class folders or not, or a dataset as module:object. Interrupted, the
     same command goes on where it was. penstock.PreparedDataset and Hugging Face's datasets read DEST.
     """
-    with needing(("pyarrow", "torchvision", "PIL"), "penstock prepare", "prepare"):
-        from penstock.cli.bar import bar, plain_log
-        from penstock.errors import human_bytes
-        from penstock.preparing import prepare as run
-
     try:
+        with needing(("pyarrow", "torchvision", "PIL"), "penstock prepare", "prepare"):
+            from penstock.cli.bar import bar, plain_log
+            from penstock.preparing import prepare as run
+            from penstock.preparing.report import summary
+
         with bar("Preparing", "samples") as (console, progress), plain_log(console):
             prepared = run(
                 source,
@@ -83,15 +83,4 @@ def prepare(
     except KeyboardInterrupt:
         click.echo("Interrupted: the same command goes on with it.", err=True)
         sys.exit(128 + signal.SIGINT)
-    manifest = prepared.manifest
-    size, shards = human_bytes(manifest.bytes), len(manifest.shards)
-    files = "1 shard" if shards == 1 else f"{shards:,} shards"
-    click.echo(f"{manifest.samples:,} samples, {size}, {files}: {dest}")
-    if manifest.bad:
-        bad = len(manifest.bad)
-        told = (
-            "1 sample could not be made: it is"
-            if bad == 1
-            else f"{bad:,} samples could not be made: they are"
-        )
-        click.echo(f"{told} listed in {dest / 'manifest.json'}")
+    click.echo("\n".join(summary(prepared.manifest, dest)))

@@ -133,7 +133,7 @@ def prove(cut: Cut, samples: Sequence[Any]) -> Costs:
     again, _ = _starts(cut, samples[::-1], generators, SEEDS[1])
     for index in samples:
         if kept[index][1] != again[index][1] or not same(kept[index][0], again[index][0]):
-            raise CannotCut("a sample isn't the same every time, even before its first random transform")
+            raise CannotCut("what would be kept of a sample isn't the same every time")
     finish_s = 0.0
     for index in samples:
         values, marks = kept[index]

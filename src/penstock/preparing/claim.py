@@ -62,6 +62,6 @@ def _is_finished(folder: Path, order: Order) -> bool:
             f"{folder} was {how} otherwise: {differences}. Prepare it as before, or give a new folder"
         )
     clear_leftovers(folder)
-    if finished:
-        (folder / UNFINISHED).unlink(missing_ok=True)
+    if finished and (folder / UNFINISHED).exists():  # to remove what isn't there is an error on some disks
+        (folder / UNFINISHED).unlink()
     return finished

@@ -21,6 +21,8 @@ _NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 """What Pillow knows by name, but can't decode by itself."""
 _RAW_MODES = "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"
 """Of whole bytes that are channels."""
+_WIDE_MODES = "I", "F"
+"""Of 32 bits; those of 16 begin with "I;"."""
 
 
 @cache
@@ -39,10 +41,16 @@ def store_file(path: str, settings: Settings) -> EncodedImage | Pixels:
 
     Raises:
         OSError: if it can't be read or decoded (or what else Pillow raises of a file that is damaged).
+        ValueError: if it has more than 8 bits a channel: RGB would take all that is bright for white.
     """
     if stat.S_ISFIFO(os.stat(path).st_mode):
         raise OSError(f"{path} is a pipe, not a file")  # to open it would wait for a writer
     with Image.open(path) as file:
+        if file.mode in _WIDE_MODES or file.mode.startswith("I;"):
+            raise ValueError(
+                f"it has more than 8 bits a channel (mode {file.mode}), and RGB has 8: prepare a dataset "
+                f"(module:object) that gives np.array(image), or converts it"
+            )
         image = file.convert("RGB")
         as_it_is = settings.resize_short is None and settings.quality is None
         if as_it_is and file.mode == "RGB" and file.format == _PILLOWS.get(settings.format):
@@ -61,7 +69,7 @@ def store_image(image: Any, settings: Settings) -> EncodedImage | Pixels:
     if settings.format == "raw":
         if image.mode not in _RAW_MODES:
             raise ValueError(
-                f"an image of mode {image.mode} can't be stored raw: convert it, to RGB for example"
+                f"an image of mode {image.mode} can't be stored raw: convert it, or give np.array(image)"
             )
         pixels = torch.from_numpy(np.array(image))
         return Pixels(pixels if pixels.ndim == 3 else pixels[..., None])

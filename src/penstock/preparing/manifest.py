@@ -15,6 +15,8 @@ from penstock.shards import write_atomically
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 VERSION = 1
+NAMES_AND_SIZES = "names and sizes"
+"""Of a folder's files: by their digest, which means nothing to anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class Order:
         """What this one has otherwise than `other`, in words."""
         here, there = dict(_entries(asdict(self))), dict(_entries(asdict(other)))
         return [
-            f"{name} is {here.get(name)!r}, was {there.get(name)!r}"
+            f"the {name} of the files are others"
+            if name == NAMES_AND_SIZES and name in here and name in there
+            else f"{name} is {here.get(name)!r}, was {there.get(name)!r}"
             for name in {**there, **here}
             if here.get(name) != there.get(name)
         ]

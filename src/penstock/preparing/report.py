@@ -1,4 +1,4 @@
-"""What was found in a folder of prepared data, as tables."""
+"""What was done, in lines, and what was found in a folder of prepared data, as tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ from rich.table import Table
 
 from penstock.errors import human_bytes
 from penstock.preparing.inspection import Inspection
-from penstock.preparing.manifest import Manifest
+from penstock.preparing.manifest import MANIFEST, Manifest
 
 SHOWN = 10
 """Lines of a long list."""
+
+
+def summary(manifest: Manifest, folder: Path) -> list[str]:
+    """What was done, in a few lines."""
+    lines = [f"{manifest.samples:,} samples, {human_bytes(manifest.bytes)}, {_files(manifest)}: {folder}"]
+    for cut in manifest.order.source.get("pipeline", ()):
+        if cut["left to do"]:
+            lines.append(f"Left to do, by PreparedDataset's transform: {_listed(cut['left to do'])}")
+    if bad := len(manifest.bad):
+        told = (
+            f"{bad:,} samples could not be made: they are" if bad > 1 else "1 sample could not be made: it is"
+        )
+        lines.append(f"{told} listed in {folder / MANIFEST}")
+    return lines
 
 
 def show(found: Inspection, folder: Path, console: Console) -> None:
@@ -39,13 +53,9 @@ def show(found: Inspection, folder: Path, console: Console) -> None:
 def _facts(manifest: Manifest, folder: Path) -> Table:
     facts = Table(title=escape(str(folder)), title_justify="left", box=None, show_header=False)
     order = manifest.order
-    each, shards = manifest.bytes / manifest.samples, len(manifest.shards)
-    files = "1 shard" if shards == 1 else f"{shards:,} shards"
+    each = human_bytes(manifest.bytes / manifest.samples)
     facts.add_row("samples", f"{manifest.samples:,} of {order.source['samples']:,}")
-    facts.add_row(
-        "size",
-        f"{human_bytes(manifest.bytes)} in {files}, {human_bytes(each)} a sample",
-    )
+    facts.add_row("size", f"{human_bytes(manifest.bytes)} in {_files(manifest)}, {each} a sample")
     facts.add_row("source", escape(order.source["kind"]))
     for cut in order.source.get("pipeline", ()):
         facts.add_row(
@@ -56,6 +66,11 @@ def _facts(manifest: Manifest, folder: Path) -> Table:
     facts.add_row("done", escape(_pairs({k: v for k, v in order.done.items() if v is not None})))
     facts.add_row("versions", escape(_pairs(order.versions)))
     return facts
+
+
+def _files(manifest: Manifest) -> str:
+    shards = len(manifest.shards)
+    return "1 shard" if shards == 1 else f"{shards:,} shards"
 
 
 def _listed(names: list[str]) -> str:

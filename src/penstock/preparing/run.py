@@ -10,8 +10,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from penstock.bad import BadSample
-from penstock.errors import NotStorableError, PrepareError, TooManyErrorsError
-from penstock.loader import DataLoader
+from penstock.errors import DamagedShardError, PrepareError, TooManyErrorsError
+from penstock.loader import MAX_WORKERS, DataLoader
 from penstock.machine import cpus
 from penstock.preparing.claim import claim
 from penstock.preparing.images import codec_versions
@@ -75,10 +75,10 @@ def prepare(
         raise PrepareError(f"on_error should be 'raise' or 'skip', but got {on_error!r}")
     if max_errors is not None and on_error == "raise":
         raise PrepareError("max_errors is for on_error='skip': without that, the first error ends the work")
-    if max_errors is not None and not max_errors >= 0:
-        raise PrepareError(f"max_errors should be a number or a share, but got {max_errors}")
-    if workers is not None and workers < 0:
-        raise PrepareError(f"workers should be 0 or more, but got {workers}")
+    if max_errors is not None and not (max_errors >= 0 and (max_errors < 1 or max_errors % 1 == 0)):
+        raise PrepareError(f"max_errors should be a whole number, or a share below 1, but got {max_errors}")
+    if workers is not None and not 0 <= workers <= MAX_WORKERS:
+        raise PrepareError(f"workers should be from 0 to {MAX_WORKERS}, but got {workers}")
     settings = Settings(resize_short, format, quality, *shard_limits(shard_size), until)
     count = cpus() if workers is None else workers
     opened = open_source(source, settings)
@@ -93,11 +93,12 @@ def prepare(
                 tolerant = on_error == "skip"
                 limit = max_errors if tolerant else 0
                 _Work(opened, folder, settings, order, count, tolerant, limit, progress or _ignore).run()
-    except NotStorableError as error:
-        raise PrepareError(str(error)) from error
     except OSError as error:
         raise PrepareError(_disk_trouble(folder, error)) from error
-    return PreparedDataset(folder)
+    try:
+        return PreparedDataset(folder)
+    except DamagedShardError as error:
+        raise PrepareError(f"{error} To have all of it made again, remove {folder} first") from error
 
 
 class _Work:

@@ -17,6 +17,7 @@ from penstock.bad import path_of
 from penstock.errors import PrepareError
 from penstock.pipeline import study
 from penstock.preparing.images import extensions, store_file, store_image
+from penstock.preparing.manifest import NAMES_AND_SIZES
 from penstock.preparing.settings import Settings
 from penstock.tree import flatten, structure_of, unflatten
 
@@ -80,7 +81,7 @@ class ImageFolder:
         self.told = {
             "kind": "a folder of images",
             "samples": len(self._paths),
-            "names and sizes": digest.hexdigest(),
+            NAMES_AND_SIZES: digest.hexdigest(),
         }
 
     def __len__(self) -> int:
@@ -166,7 +167,7 @@ def _named(module: str, name: str) -> Any:
             found = getattr(found, part)
         if not hasattr(found, "__getitem__") or isinstance(found, type):
             found = found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"{module}:{name} can't be had: {type(error).__name__}: {error}"
         raise PrepareError(text) from error
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from penstock.errors import DamagedShardError
+from penstock.errors import DamagedShardError, NotStorableError, PrepareError
 from penstock.preparing.manifest import Manifest, Order, ShardEntry
 from penstock.preparing.settings import Settings
 from penstock.shards import Layout, Shard, Written, fitted, record_batch, write_shard
@@ -51,7 +51,7 @@ class ShardWriter:
         self._layout: Layout | None = None
         self._entries: list[ShardEntry] = []
         self._columns: dict[str, str] = {}
-        self._samples: list[Any] = []
+        self._samples: dict[int, Any] = {}
         self._nbytes = 0
         self._thread = ThreadPoolExecutor(1, "penstock-shards")
         self._writing: Future[_Done] | None = None
@@ -70,9 +70,9 @@ class ShardWriter:
 
         Raises:
             OSError: if a shard can't be written.
-            NotStorableError: if a sample holds what can't be stored.
+            PrepareError: if a sample holds what can't be stored.
         """
-        self._samples.append(sample)
+        self._samples[index] = sample
         self._nbytes += _size(sample)
         if self._settings.is_full(len(self._samples), self._nbytes):
             self._flush(index + 1, bad)
@@ -86,7 +86,7 @@ class ShardWriter:
         return Manifest(self._order, self._entries, self._columns, self._classes, told)
 
     def _flush(self, stop: int, bad: Sequence[Bad]) -> None:
-        parts, layout = fitted(self._samples, self._layout)
+        parts, layout = self._fitted()
         self._settle()
         if self._layout is not None and layout != self._layout:
             self._widen(layout)
@@ -95,7 +95,15 @@ class ShardWriter:
         about = {**self._about(), "first": self.next, "stop": stop, "bad": covered}
         self._writing = self._thread.submit(self._write, self._path(len(self._entries)), parts, layout, about)
         self.bad += covered
-        self._samples, self._nbytes, self.next = [], 0, stop
+        self._samples, self._nbytes, self.next = {}, 0, stop
+
+    def _fitted(self) -> tuple[dict[int, Any], Layout]:
+        """The samples, taken apart, by their indices, and a layout for them and those before."""
+        try:
+            parts, layout = fitted(list(self._samples.values()), self._layout)
+        except NotStorableError as error:
+            raise _named(error, self._samples, lambda sample: fitted([sample])) from error
+        return dict(zip(self._samples, parts, strict=True)), layout
 
     def _widen(self, layout: Layout) -> None:
         """Write the shards again that have another layout."""
@@ -106,11 +114,15 @@ class ShardWriter:
                 self._entries.append(entry)
             else:
                 parts, _ = fitted(list(shard.stored()), layout)
-                self._take(self._write(shard.path, parts, layout, shard.about))
+                self._take(self._write(shard.path, dict(enumerate(parts)), layout, shard.about))
 
-    def _write(self, path: Path, parts: list[Any], layout: Layout, about: dict[str, Any]) -> _Done:
+    def _write(self, path: Path, parts: dict[int, Any], layout: Layout, about: dict[str, Any]) -> _Done:
         """Bring a shard to the disk; takes the samples from `parts`. In any thread."""
-        samples, batch = len(parts), record_batch(parts, layout)
+        samples = len(parts)
+        try:
+            batch = record_batch(list(parts.values()), layout)
+        except NotStorableError as error:
+            raise _named(error, parts, lambda part: record_batch([part], layout)) from error
         parts.clear()
         written = write_shard(path, batch, layout, about, _for_hugging_face(batch, self._classes))
         columns = {field.name: str(field.type) for field in batch.schema}
@@ -165,6 +177,16 @@ class ShardWriter:
 def _entry(name: str, samples: int, written: Written, about: dict[str, Any]) -> ShardEntry:
     crc32 = f"{written.crc32:08x}"
     return ShardEntry(name, samples, written.nbytes, crc32, about["first"], about["stop"])
+
+
+def _named(error: NotStorableError, samples: dict[int, Any], store: Callable[[Any], object]) -> PrepareError:
+    """The same, with the index of the first sample that can't be stored."""
+    for index, sample in samples.items():
+        try:
+            store(sample)
+        except NotStorableError as its:
+            return PrepareError(f"sample {index}: {its}")
+    return PrepareError(str(error))
 
 
 def _for_hugging_face(batch: Any, classes: list[str] | None) -> dict[bytes, bytes]:
