@@ -22,8 +22,6 @@ from penstock.tree import LEAF, unflatten
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """torch gathers no unsigned numbers of these sizes; their bits are moved as these."""
 
-_BYTE = np.dtype(np.uint8)
-
 Rows = NDArray[np.int64]
 Parts = list[Any] | NDArray[Any]
 
@@ -60,20 +58,20 @@ class ReadyColumn:
         """So many and so many of these rows, gathered to `start` in `block`: each of shape (rows, *shape), or
         in bytes where numpy hasn't the dtype."""
         count = len(rows)
-        end = start + count * self._row_bytes
-        if self._items is not None and end - start <= ALONE_BYTES:
-            _gather(self._items, rows, block[start:end])
+        out = block[start : start + count * self._row_bytes]
+        if self._items is not None and len(out) <= ALONE_BYTES:
+            _gather(self._items, rows, out)
         else:
             shape = (count, *self._shape)
             self.copy_to(rows, tensor_in(block, start, self.tensor.dtype, shape, math.prod(shape)))
-        row, dtype = (self._shape, self._dtype) if self._dtype else ((self._row_bytes,), _BYTE)
+        row, numbers = (self._shape, out.view(self._dtype)) if self._dtype else ((self._row_bytes,), out)
         size, last, alike = sizes[0], sizes[-1], sizes.count(sizes[0])
         if alike == len(sizes):  # an array is walked along at less cost than a list is made
-            return np.ndarray((alike, size, *row), dtype, block.data, start)
-        all_ = np.ndarray((count, *row), dtype, block.data, start)
+            return numbers.reshape(alike, size, *row)
+        grid = numbers.reshape(count, *row)
         if alike == len(sizes) - 1 and last != size:
-            return [*all_[:-last].reshape(alike, size, *row), all_[-last:]]
-        return [all_[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
+            return [*grid[:-last].reshape(alike, size, *row), grid[-last:]]
+        return [grid[begin:end] for begin, end in pairwise(accumulate(sizes, initial=0))]
 
     @property
     def make(self) -> Callable[[NDArray[Any]], torch.Tensor]:
