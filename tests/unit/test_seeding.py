@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from penstock.seeding import LEARN, SampleSeeder, find_generators
+from penstock.seeding.generators import PythonGenerator
 
 USES: dict[str, Callable[[], Any]] = {
     "torch.rand": lambda: torch.rand(1),
@@ -88,6 +89,17 @@ class Bench:
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
 def test_the_same_seed_gives_the_same_draws(seed: int) -> None:
     assert Bench().task(draws, seed) == Bench().task(draws, seed)
+
+
+@pytest.mark.parametrize("kind", [random.Random, type("Own", (random.Random,), {})])
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**64 - 1])
+def test_pythons_state_is_that_of_its_own_seed(kind: type[random.Random], seed: int) -> None:
+    found, expected = kind(3), random.Random()
+    found.gauss(0, 1)  # of two numbers it keeps the second
+    for call, values in PythonGenerator(found).setters([seed]):
+        call(values[0])
+    expected.seed(seed)
+    assert found.getstate() == expected.getstate()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ _MT19937_BYTES = 4 * 624 + 4
 _INT64_MAX = (1 << 63) - 1
 
 
+Step = tuple[Callable[[Any], object], Sequence[Any]]
+"""A function, and what to call it with for each of some samples."""
+
+
 class Generator(ABC):
     """One source of randomness.
 
@@ -35,9 +39,9 @@ class Generator(ABC):
     def seed(self, seed: int) -> None:
         """Set the state from a 64-bit `seed`."""
 
-    def setter(self, seeds: Sequence[int]) -> tuple[Callable[[Any], object], Sequence[Any]]:
-        """What sets the state by each of `seeds`: a function, and what to call it with."""
-        return self.seed, seeds
+    def setters(self, seeds: Sequence[int]) -> list[Step]:
+        """What sets the state by each of `seeds`."""
+        return [(self.seed, seeds)]
 
     @abstractmethod
     def state(self) -> Any:
@@ -58,9 +62,9 @@ class TorchGenerator(Generator):
     def seed(self, seed: int) -> None:
         self.identity.manual_seed(seed & _INT64_MAX)  # a tensor takes what initial_seed() says, as in torch
 
-    def setter(self, seeds: Sequence[int]) -> tuple[Callable[[Any], object], Sequence[Any]]:
+    def setters(self, seeds: Sequence[int]) -> list[Step]:
         """Without a call of ours for each."""
-        return self.identity.manual_seed, [seed & _INT64_MAX for seed in seeds]
+        return [(self.identity.manual_seed, [seed & _INT64_MAX for seed in seeds])]
 
     def state(self) -> Any:
         return self.identity.get_state().numpy().tobytes()
@@ -82,9 +86,12 @@ class PythonGenerator(Generator):
     def seed(self, seed: int) -> None:
         self.identity.seed(seed)
 
-    def setter(self, seeds: Sequence[int]) -> tuple[Callable[[Any], object], Sequence[Any]]:
-        """Without a call of ours for each."""
-        return self.identity.seed, seeds
+    def setters(self, seeds: Sequence[int]) -> list[Step]:
+        """Without a call of ours for each, and without looking what kind of seed each is."""
+        if type(self.identity) is not random.Random:
+            return [(self.identity.seed, seeds)]
+        by_number = super(random.Random, self.identity).seed
+        return [(by_number, seeds), (partial(setattr, self.identity, "gauss_next"), [None] * len(seeds))]
 
     def state(self) -> Any:
         """``getstate`` makes 625 integers, which takes longer than many a task: read the words instead."""

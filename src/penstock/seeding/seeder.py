@@ -18,16 +18,12 @@ from typing import Any
 import torch
 
 from penstock.seeding.find import find_generators
-from penstock.seeding.generators import Generator, global_generators
+from penstock.seeding.generators import Generator, Step, global_generators
 
 LEARN = 4
 """How many tasks to study, by their last sample, before a generator counts as unused."""
 NEAR = 2000
 """How many objects to look at behind a ``collate_fn``, which may be a method of the whole program; 10 ms."""
-
-
-Step = tuple[Callable[[Any], object], Sequence[Any]]
-"""A function, and what to call it with for each of the samples."""
 
 
 class Seeds:
@@ -113,7 +109,7 @@ class SampleSeeder:
         return self._seed_for(active, seeds, studied)
 
     def _seed_for(self, active: list[_Source], values: Sequence[int], studied: int) -> Seeds:
-        steps = [source.generator.setter(_salted(values, source.salt)) for source in active]
+        steps = [step for source in active for step in source.generator.setters(_salted(values, source.salt))]
         learning = [source for source in active if not source.used]
 
         def look(k: int) -> None:
