@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from penstock.backends.base import Backend, Busy, Done, Event, State
-from penstock.fetch import Fetcher, Recipe
+from penstock.fetch import Recipe, fetcher_for
 from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
 from penstock.streams import Standing
@@ -20,7 +20,7 @@ class InlineBackend(Backend):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         seeder = SampleSeeder(recipe.dataset, recipe.collate_fn, keep_state=True) if recipe.seeded else None
-        self._fetcher = Fetcher(recipe, None, None, seeder)
+        self._fetcher = fetcher_for(recipe)(recipe, None, None, seeder)
         self._tasks: deque[tuple[Task, int]] = deque()
 
     @property

@@ -1,5 +1,6 @@
 """Runs one task: the random state, ``dataset[i]``, and the batch or its part put where it belongs."""
 
+from penstock.fetch.choice import fetcher_for
 from penstock.fetch.fetcher import Fetcher
 from penstock.fetch.outcomes import (
     Block,
@@ -31,6 +32,7 @@ __all__ = [
     "Timing",
     "batched_getter",
     "cache_stats",
+    "fetcher_for",
     "ready_getter",
     "ready_spec",
 ]

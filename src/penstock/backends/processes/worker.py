@@ -30,7 +30,7 @@ from penstock.backends.processes.messages import Begin, Result, Run
 from penstock.backends.processes.wire import Channel
 from penstock.bad import BadSample
 from penstock.collate import Spec
-from penstock.fetch import Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing
+from penstock.fetch import Dropped, Failed, Fetcher, Outcome, Recipe, Rows, Timing, fetcher_for
 from penstock.plan import Course, Task
 from penstock.seeding import SampleSeeder
 from penstock.streams import Standing
@@ -120,7 +120,7 @@ class _Loop:
                 job.worker_init_fn(self._worker)
             recipe = job.recipe
             seeder = SampleSeeder(recipe.dataset, recipe.collate_fn) if recipe.seeded else None
-            self._fetcher = Fetcher(
+            self._fetcher = fetcher_for(recipe)(
                 recipe, self._memory, self._before_samples, seeder, self._worker, self._can_send
             )
         except Exception as error:
