@@ -197,7 +197,7 @@ def test_a_thousand_batches_in_a_tight_place() -> None:
 
 
 def test_past_the_budget_batches_are_copied_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.arena.available_memory", lambda: 4 << 20)  # a budget of 1 MB
+    monkeypatch.setattr("penstock.arena.slots.available_memory", lambda: 4 << 20)  # a budget of 1 MB
     loader = DataLoader(Squares(200, width=5000), batch_size=4, num_workers=2)
     kept = list(loader)
     stats = loader.stats()
@@ -753,8 +753,8 @@ def test_without_workers_each_sample_is_fetched_once() -> None:
 
 
 def test_more_batches_are_kept_than_there_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.arena.MAX_SLOTS", 16)
-    monkeypatch.setattr("penstock.arena.FEWEST_SLOTS", 16)
+    monkeypatch.setattr("penstock.arena.memory.MAX_SLOTS", 16)
+    monkeypatch.setattr("penstock.arena.memory.FEWEST_SLOTS", 16)
     for workers in (0, 2):
         loader = DataLoader(Squares(400, width=20_000), batch_size=4, num_workers=workers)
         kept = list(loader)
@@ -858,7 +858,8 @@ def test_limits_of_address_space_and_file_size(limit: str) -> None:
 
 def test_a_warm_slot_is_not_counted_as_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [16 << 30]
-    monkeypatch.setattr("penstock.arena.available_memory", lambda: free[0])
+    for module in ("penstock.arena.memory", "penstock.arena.slots"):
+        monkeypatch.setattr(f"{module}.available_memory", lambda: free[0])
     loader = DataLoader(Squares(8, width=25_000_000), batch_size=1, num_workers=1, prefetch_factor=1)
     assert len(list(loader)) == 8
     free[0] = 50 << 20

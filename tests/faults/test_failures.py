@@ -225,7 +225,7 @@ def test_a_batch_over_what_is_left(collate_fn: Any, monkeypatch: pytest.MonkeyPa
     """The figure that the machine gives decides, before any memory is taken."""
     main = os.getpid()
     monkeypatch.setattr(
-        "penstock.arena.available_memory", lambda: (16 << 30) if os.getpid() == main else 100_000_000
+        "penstock.arena.memory.available_memory", lambda: (16 << 30) if os.getpid() == main else 100_000_000
     )
     loader = DataLoader(Squares(8, width=100_000_000), batch_size=1, num_workers=1, collate_fn=collate_fn)
     with pytest.raises(BatchTooLargeError, match=r"needs 400\.0 MB, and .* left is 100\.0 MB"):

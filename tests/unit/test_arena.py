@@ -258,10 +258,9 @@ def test_arenas_share_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -
     def left() -> int:
         return free - sum(arena.memory.held() for arena in arenas)
 
-    monkeypatch.setattr("penstock.arena.ASK_FIRST", step)
-    monkeypatch.setattr(
-        "penstock.arena.available_memory", lambda: free - sum(a.memory.held() for a in arenas)
-    )
+    for module in ("penstock.arena.memory", "penstock.arena.slots"):
+        monkeypatch.setattr(f"{module}.ASK_FIRST", step)
+        monkeypatch.setattr(f"{module}.available_memory", left)
     views = []
     for arena in arenas:
         while (slot := arena.acquire()) is not None:
