@@ -115,6 +115,15 @@ def test_memory_and_disk_count_together(tmp_path: Path) -> None:
     assert (stats.hits, stats.misses, stats.stored, stats.on_disk) == (16, 0, 8, 8)
 
 
+def test_what_waits_to_be_written_is_not_made_again(tmp_path: Path) -> None:
+    cached = penstock.cache(Squares(8), disk=tmp_path)
+    for _ in range(2):
+        for index in range(8):
+            assert difference(cached[index], Squares(8)[index]) is None
+    stats = cached.stats()
+    assert (stats.misses, stats.hits, stats.on_disk) == (8, 8, 0)
+
+
 def test_a_folder_without_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="disk should be a folder, but got ''"):
         penstock.cache(Squares(8), disk="")

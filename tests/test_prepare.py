@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -273,6 +274,30 @@ class TestBadSamples:
         ours = prepare([pixels], tmp_path / "arrays")
         assert_same(ours[0], pixels)
 
+    @pytest.mark.parametrize("kind", ["png", "tiff", "ppm", "plain"])
+    def test_more_than_8_bits_in_colour(self, tmp_path: Path, kind: str) -> None:
+        """Pillow would give the upper 8 of them."""
+        (tmp_path / "in").mkdir()
+        pixels = (np.arange(4 * 5 * 3).reshape(4, 5, 3) * 1000).astype(np.uint16)
+        path = tmp_path / "in" / f"x.{'ppm' if kind == 'plain' else kind}"
+        if kind == "plain":
+            path.write_text("P3\n2 1\n1023\n1000 2 3 4 5 6\n")
+        else:
+            cv2.imwrite(str(path), pixels)
+        with pytest.raises(PrepareError, match="ValueError: it has more than 8 bits a channel"):
+            prepare(tmp_path / "in", tmp_path / "out")
+
+    @pytest.mark.parametrize("kind", ["png", "tiff", "ppm", "bmp", "gif", "webp", "jpg", "plain"])
+    def test_8_bits(self, tmp_path: Path, kind: str) -> None:
+        (tmp_path / "in").mkdir()
+        path = tmp_path / "in" / f"x.{'ppm' if kind == 'plain' else kind}"
+        photo(0).save(path)
+        if kind == "plain":
+            path.write_text("P3\n2 1\n15\n10 2 3 4 5 6\n")
+        ours = prepare(tmp_path / "in", tmp_path / "out", format="png")
+        with Image.open(path) as file:
+            assert_same(pixels(ours[0]), pixels(file.convert("RGB")))
+
     def test_what_is_no_file(self, tmp_path: Path) -> None:
         make_folder(tmp_path / "in", 2)
         (tmp_path / "in" / "cats" / "gone.jpg").symlink_to("nowhere")
@@ -294,6 +319,11 @@ class TestBadSamples:
             prepare(tmp_path / "in", tmp_path / "out", on_error="skip", max_errors=2)
         assert len(prepare(tmp_path / "in", tmp_path / "out", on_error="skip", max_errors=3)) == 17
 
+    def test_of_nothing_other_settings_may_be_tried(self, tmp_path: Path) -> None:
+        with pytest.raises(PrepareError, match="can't be stored raw"):
+            prepare([photo(0).convert("P")], tmp_path / "out", format="raw")
+        assert len(prepare([photo(0).convert("P")], tmp_path / "out", format="png")) == 1
+
     def test_all(self, tmp_path: Path) -> None:
         make_folder(tmp_path / "in", 2, bad=(0, 1, 2, 3))
         with pytest.raises(PrepareError, match="none of the 4 samples could be made; the first: sample 0"):
@@ -302,6 +332,13 @@ class TestBadSamples:
     def test_nothing_to_resize(self, tmp_path: Path) -> None:
         with pytest.raises(PrepareError, match="no image of Pillow's in this sample to resize"):
             prepare([torch.ones(2)] * 3, tmp_path / "out", resize_short=8)
+
+    @pytest.mark.parametrize(("form", "told"), [("jpeg", True), ("png", False)])
+    def test_a_mask_beside_an_image(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str, told: bool
+    ) -> None:
+        prepare([(photo(0), photo(1).convert("L"))], tmp_path / "out", format=form)
+        assert ("change the numbers of a mask" in caplog.text) is told
 
     def test_what_cannot_be_stored(self, tmp_path: Path) -> None:
         with pytest.raises(PrepareError, match="sample 2: a sample holds a slice, which can't be stored"):

@@ -56,7 +56,7 @@ def test_a_share_is_of_what_is_free() -> None:
     assert 0.2 * available_memory() < bytes_of(0.25) < 0.3 * available_memory()
 
 
-@pytest.mark.parametrize("memory", ["8 apples", "", "GB", 0, -5, float("nan"), "-3GB"])
+@pytest.mark.parametrize("memory", ["8 apples", "", "GB", "0", "0.5", "0.5B", 0, -5, float("nan"), "-3GB"])
 def test_what_is_no_size_is_refused(memory: Any) -> None:
     with pytest.raises(ValueError, match="memory should be"):
         bytes_of(memory)

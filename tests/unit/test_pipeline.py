@@ -183,6 +183,32 @@ def test_parts_may_be_wrapped_differently() -> None:
     assert_equal_samples(dataset, found)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: x // 2,
+        lambda x: -x,
+        lambda x: abs(x),
+        lambda x: x % 2,
+        lambda x: x**2,
+        lambda x: x & 1,
+        lambda x: torch.from_numpy(x),
+        lambda x: {torch.Tensor: x}[type(x)],
+        lambda x: x if isinstance(x, torch.Tensor | np.ndarray) else 1 / 0,
+    ],
+)
+def test_work_on_what_the_transform_gives_is_noticed(use: Callable[[Any], Any]) -> None:
+    class Working(Pictures):
+        def __getitem__(self, index: int) -> Any:
+            picture, label = super().__getitem__(index)
+            return use(picture), label
+
+    numpy_wanted = "from_numpy" in use.__code__.co_names
+    steps = [darker, noisy, (lambda x: x.numpy()) if numpy_wanted else noisy]
+    with pytest.raises(NotRepeatableError, match="the dataset works on what its transform gives it"):
+        study(Working(v1.Compose(steps)))
+
+
 def test_what_is_cut_already_is_left_alone() -> None:
     cached = penstock.cache(Pictures(v1.Compose([darker, noisy])), memory=1 << 20)
     with pytest.raises(NotRepeatableError, match="kept: random numbers are drawn for what would be kept"):

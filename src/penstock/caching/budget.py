@@ -26,7 +26,10 @@ def bytes_of(memory: Memory) -> int:
         match = _SIZE.fullmatch(memory)
         if match is None:
             raise ValueError(f"memory should be a size such as '8GB' or '512MiB', but got {memory!r}")
-        return int(float(match[1]) * {**UNITS, **BINARY}[match[2].upper()])
+        nbytes = int(float(match[1]) * {**UNITS, **BINARY}[match[2].upper()])
+        if nbytes == 0:
+            raise ValueError(f"memory should be a size such as '8GB', or a number, but got {memory!r}")
+        return nbytes
     if isinstance(memory, bool) or not isinstance(memory, int | float):
         raise TypeError(f"memory should be a size, a share of what is free, or None, but got {memory!r}")
     if not memory > 0 or not math.isfinite(memory):

@@ -72,6 +72,10 @@ class Writer:
         if self._nbytes >= FLUSH_BYTES or len(self._samples) >= FLUSH_SAMPLES:
             self.flush()
 
+    def waiting(self, index: int) -> tuple[Any, Orders, float] | None:
+        """One that was taken and isn't written yet."""
+        return self._samples.get(index) if self._pid == os.getpid() else None
+
     def flush_if_late(self) -> None:
         """Write what has waited for long."""
         if self._samples and self._pid == os.getpid() and time.monotonic() - self._since > FLUSH_SECONDS:
@@ -147,6 +151,10 @@ class DiskStore:
     def get(self, index: int) -> tuple[Any, Marks] | None:
         """The first part of a sample, a copy of its own, if it is here."""
         self._writer.flush_if_late()
+        if (waiting := self._writer.waiting(index)) is not None:
+            values, orders, seconds = waiting
+            self._counters.hit(seconds)
+            return _turned_back(values, orders), self._marks
         if index not in self._where:
             self._look()
         while index in self._where:

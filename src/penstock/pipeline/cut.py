@@ -58,6 +58,11 @@ class Cut:
         calls.take()
         return open_marks(self._source()[index])
 
+    @property
+    def whole(self) -> bool:
+        """Whether the first part is all of the sample."""
+        return not self._steps
+
     def kept_steps(self) -> dict[tuple[int, str], tuple[Any, ...]]:
         """The steps of the first part, by the object that has the transform (its id) and the attribute."""
         found = {(id(s.owner), s.attribute): s.composition.steps[:place] for s, place in self._steps}

@@ -34,6 +34,12 @@ class Mark:
 
     __bool__ = __len__ = __iter__ = __getitem__ = __setitem__ = __call__ = __float__ = __int__ = _touched
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _touched
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __divmod__ = __rdivmod__ = __pow__ = __rpow__ = (
+        _touched
+    )
+    __matmul__ = __rmatmul__ = __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _touched
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = __neg__ = __pos__ = __abs__ = __invert__ = _touched
+    __index__ = __complex__ = __round__ = __contains__ = __enter__ = __exit__ = _touched
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __array__ = __str__ = __repr__ = _touched
     __hash__ = None  # type: ignore[assignment]
 

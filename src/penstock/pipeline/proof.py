@@ -16,7 +16,7 @@ from typing import Any
 
 from penstock.pipeline.compositions import CannotCut, Parts
 from penstock.pipeline.cut import Cut
-from penstock.pipeline.marks import Marks
+from penstock.pipeline.marks import TOUCHED, Marks
 from penstock.pipeline.same import same
 from penstock.pipeline.sites import Site
 from penstock.seeding import find_generators, global_generators
@@ -100,9 +100,21 @@ def _trails(
         generators.seed(seed + number)
         before[:] = generators.states()
         trail.clear()
-        cut.start(index)
+        _start(cut, index)
         trails[index] = list(trail)
     return trails
+
+
+def _start(cut: Cut, index: Any) -> tuple[Any, Marks]:
+    """The first part of a sample that could be made whole: so what it raises is because of the cut."""
+    try:
+        return cut.start(index)
+    except CannotCut:
+        raise
+    except Exception as error:
+        if cut.whole:
+            raise
+        raise CannotCut(f"{TOUCHED} ({type(error).__name__}: {error})") from error
 
 
 def _copied(values: Any) -> Any:
@@ -172,7 +184,7 @@ def _starts(
         generators.seed(seed + number)
         before = generators.states()
         begin = time.perf_counter()
-        values, marks = cut.start(index)
+        values, marks = _start(cut, index)
         taken += time.perf_counter() - begin
         made[index] = _copied(values), marks
         if generators.states() != before:

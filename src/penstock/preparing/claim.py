@@ -56,6 +56,8 @@ def _is_finished(folder: Path, order: Order) -> bool:
         if there:
             raise PrepareError(f"{folder} is not empty ({there[0]}): give a new folder")
         begin(folder, order)
+    elif before != order and os.listdir(folder) == [UNFINISHED]:  # nothing came of what was begun
+        begin(folder, order)
     elif before != order:
         differences, how = "; ".join(order.differences(before)), "prepared" if finished else "begun"
         raise PrepareError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from functools import cache
 from typing import Any
@@ -23,6 +24,10 @@ _RAW_MODES = "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"
 """Of whole bytes that are channels."""
 _WIDE_MODES = "I", "F"
 """Of 32 bits; those of 16 begin with "I;"."""
+_WIDE_RAW_MODE = re.compile(r";16[BLN]$")
+"""Of 16 bits a channel; "BGR;16" has 16 a pixel."""
+_PPM = "ppm", "ppm_plain"
+"""Its decoders are told the largest number."""
 
 
 @cache
@@ -46,10 +51,10 @@ def store_file(path: str, settings: Settings) -> EncodedImage | Pixels:
     if stat.S_ISFIFO(os.stat(path).st_mode):
         raise OSError(f"{path} is a pipe, not a file")  # to open it would wait for a writer
     with Image.open(path) as file:
-        if file.mode in _WIDE_MODES or file.mode.startswith("I;"):
+        if _is_wide(file):
             raise ValueError(
-                f"it has more than 8 bits a channel (mode {file.mode}), and RGB has 8: prepare a dataset "
-                f"(module:object) that gives np.array(image), or converts it"
+                "it has more than 8 bits a channel, and RGB has 8: prepare a dataset (module:object) that "
+                "gives its numbers as an array, or converts it"
             )
         image = file.convert("RGB")
         as_it_is = settings.resize_short is None and settings.quality is None
@@ -57,6 +62,18 @@ def store_file(path: str, settings: Settings) -> EncodedImage | Pixels:
             with open(path, "rb") as stored:
                 return EncodedImage(stored.read())
     return store_image(image, settings)
+
+
+def _is_wide(file: Any) -> bool:
+    """Whether RGB would take numbers from it. Pillow has no mode for colours of 16 bits: it decodes the upper
+    8 of them. That shows in how the file's pixels are read (but not of JPEG 2000)."""
+    if file.mode in _WIDE_MODES or file.mode.startswith("I;"):
+        return True
+    for codec, _, _, arguments in file.tile:
+        raw_mode, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+        if _WIDE_RAW_MODE.search(str(raw_mode)) or (codec in _PPM and more[0] > 255):
+            return True
+    return False
 
 
 def store_image(image: Any, settings: Settings) -> EncodedImage | Pixels:
@@ -81,7 +98,8 @@ def store_image(image: Any, settings: Settings) -> EncodedImage | Pixels:
         image.save(out, _PILLOWS[settings.format], **options)
     except OSError as error:
         raise ValueError(
-            f"an image of mode {image.mode} can't be stored as {settings.format}: {error}"
+            f"an image of mode {image.mode} can't be stored as {settings.format} ({error}): convert it, or "
+            f"give np.array(image)"
         ) from error
     return EncodedImage(out.getvalue())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -15,12 +16,13 @@ from PIL import Image
 
 from penstock.bad import path_of
 from penstock.errors import PrepareError
-from penstock.pipeline import study
+from penstock.pipeline import Marks, study
 from penstock.preparing.images import extensions, store_file, store_image
 from penstock.preparing.manifest import NAMES_AND_SIZES
 from penstock.preparing.settings import Settings
-from penstock.tree import flatten, structure_of, unflatten
+from penstock.tree import flatten, leaves_of, structure_of, unflatten
 
+_log = logging.getLogger("penstock")
 SAMPLE, PATH = "", "path"
 """The keys of what is stored of a sample; the first adds nothing to the names of the columns."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -108,7 +110,12 @@ class OfDataset:
         if len(dataset) == 0:
             raise PrepareError("the dataset is empty")
         self._dataset, self._settings = dataset, settings
-        found = study(dataset, settings.until)
+        found = study(dataset, settings.until, _images)
+        if max(found.looks) > 1 and (settings.format == "jpeg" or settings.resize_short):
+            _log.warning(
+                "samples hold several images, and all of them are stored alike: JPEG and resizing change the "
+                "numbers of a mask; give that as an array"
+            )
         self._cut = found.cut
         classes = getattr(dataset, "classes", ())
         named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
@@ -230,6 +237,11 @@ def _paths_of(dataset: Any) -> list[str] | None:
 def _readable(path: str) -> str:
     """The path as text; bytes in it that are none are written as escapes."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _images(values: Any, _: Marks) -> int:
+    """How many of Pillow's there are in a sample."""
+    return sum(isinstance(leaf, Image.Image) for leaf in leaves_of(values))
 
 
 def _kind(value: Any) -> str:
