@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -122,6 +124,17 @@ def test_what_waits_to_be_written_is_not_made_again(tmp_path: Path) -> None:
             assert difference(cached[index], Squares(8)[index]) is None
     stats = cached.stats()
     assert (stats.misses, stats.hits, stats.on_disk) == (8, 8, 0)
+
+
+def test_in_a_process_that_cannot_reach_the_memory(tmp_path: Path) -> None:
+    cached = fill(Squares(8), tmp_path)
+    pickled = pickle.dumps(cached)
+    del cached
+    gc.collect()  # its segment is gone
+    again = pickle.loads(pickled)
+    assert [difference(again[index], Squares(8)[index]) for index in range(8)] == [None] * 8
+    stats = again.stats()
+    assert (stats.misses, stats.hits, stats.on_disk) == (0, 8, 8)
 
 
 def test_a_folder_without_a_name_is_refused() -> None:

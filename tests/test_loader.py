@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from penstock import ClosedError, DataLoader
@@ -115,6 +115,23 @@ def test_a_rule_that_a_collate_function_registers_stays() -> None:
         default_collate_fn_map[torch.Tensor] = before
 
 
+def test_a_rule_that_cannot_be_hashed() -> None:
+    class Rule:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __call__(self, *_: Any, **__: Any) -> str:
+            return "its own"
+
+    default_collate_fn_map[complex] = Rule()
+    try:
+        assert list(DataLoader([1j, 2j], batch_size=2)) == ["its own"]
+    finally:
+        del default_collate_fn_map[complex]
+
+
 class Nests(Squares):
     def __getitem__(self, index: int) -> Any:
         return torch.nested.nested_tensor([torch.zeros(200_000), torch.zeros(100_000)])
@@ -194,6 +211,42 @@ def test_a_thousand_batches_in_a_tight_place() -> None:
         cwd=Path(__file__).parent.parent,
     )
     assert done.stdout.strip() == "intact True", done.stderr
+
+
+class Pairs(Dataset[Any]):
+    """Two columns, of which the second one's place depends on the number of rows."""
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.full((100,), float(index)), index
+
+
+def test_a_slot_is_used_again_for_another_number_of_rows() -> None:
+    loader = DataLoader(Pairs(), batch_size=4, num_workers=1, prefetch_factor=1, persistent_workers=True)
+    with loader:
+        for _ in range(2):
+            first = 0
+            for columns, numbers in loader:  # each is gone when the next one comes
+                expected = list(range(first, min(30, first + 4)))
+                assert numbers.tolist() == expected
+                assert columns[:, 99].tolist() == expected
+                first += 4
+
+
+class Zeros(Dataset[Any]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        return torch._efficientzerotensor((7,))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_zeros_that_are_nowhere(batch_size: int) -> None:
+    with DataLoader(Zeros(), batch_size=batch_size, num_workers=1) as loader:
+        assert all(torch.equal(batch, torch.zeros(batch_size, 7)) for batch in loader)
 
 
 def test_past_the_budget_batches_are_copied_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,10 +209,42 @@ def test_work_on_what_the_transform_gives_is_noticed(use: Callable[[Any], Any]) 
         study(Working(v1.Compose(steps)))
 
 
-def test_what_is_cut_already_is_left_alone() -> None:
-    cached = penstock.cache(Pictures(v1.Compose([darker, noisy])), memory=1 << 20)
-    with pytest.raises(NotRepeatableError, match="kept: random numbers are drawn for what would be kept"):
-        penstock.cache(Subset(cached, [1, 0]), memory=1 << 20)
+def test_a_cache_that_ends_at_random_is_not_cached_whole() -> None:
+    """Its crop draws for one sample only, which the proof may miss; it is known to be random nevertheless."""
+
+    class Sizes(Pictures):
+        def picture(self, index: int) -> Any:
+            return torch.rand(3, 20, 20) if index == 5 else torch.zeros(3, 16, 16)
+
+    cached = penstock.cache(Sizes(v1.Compose([darker, v1.RandomCrop(16)]), 64), memory=1 << 20)
+    with pytest.raises(NotRepeatableError, match="or is cached already"):
+        penstock.cache(Subset(cached, range(64)), memory=1 << 20)
+
+
+class Halves(Pictures):
+    """Works on what its transform gives."""
+
+    def __getitem__(self, index: int) -> Any:
+        picture, label = super().__getitem__(index)
+        return picture / 2, label
+
+
+@pytest.mark.parametrize(
+    ("other", "until"),
+    [(Halves(v1.Compose([darker])), None), (Pictures(v1.Compose([darker, darker])), "noisy")],
+)
+def test_a_part_that_cannot_be_cut_there_stays_whole(other: Any, until: str | None) -> None:
+    dataset: Any = ConcatDataset([Pictures(v1.Compose([darker, noisy])), Subset(other, [2, 0])])
+    found = study(dataset, until)
+    assert [where for where, _ in found.pipelines] == ["dataset.datasets[0].transform"]
+    assert_equal_samples(dataset, found)
+
+
+def test_a_number_of_numpys_is_a_number() -> None:
+    found = study(Pictures(v1.Compose([darker, darker, noisy])), np.int64(1))  # type: ignore[arg-type]
+    assert [step.kept for step in found.pipelines[0][1]] == [True, False, False]
+    with pytest.raises(ValueError, match=r"until should be a step's number or name, but got 1.5"):
+        study(Pictures(darker), 1.5)  # type: ignore[arg-type]
 
 
 def test_the_outermost_transform_is_cut() -> None:

@@ -36,6 +36,14 @@ def test_any_dtype_and_shape(shape: tuple[int, ...], dtype: torch.dtype) -> None
     assert torch.equal(torch.cat([first, second]), expected)
 
 
+@pytest.mark.parametrize("sizes", [[2, 1, 2], [2, 2, 1], [1, 2, 2], [5]], ids=str)
+def test_batches_of_any_sizes(sizes: list[int]) -> None:
+    column, rows = column_of((3,), torch.float32), [49, 0, 7, 7, 12]
+    batches = gathered(column, rows, sizes)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), column[rows])
+
+
 def test_more_than_one_thread_gathers() -> None:
     column = column_of((ALONE_BYTES // 4,), torch.float32, rows=3)
     (batch,) = gathered(column, [2, 0], [2])

@@ -118,8 +118,6 @@ class CachedDataset(Dataset[Any]):
 
     seeded_as = "dataset"
     """Whoever looks for random generators sees that attribute in the place of this object."""
-    cuts_itself = True
-    """Whoever looks for transforms to cut leaves those of that dataset alone."""
 
     def __init__(self, found: Study, memory: MemoryStore | None, disk: DiskStore | None) -> None:
         self.dataset = found.cut.dataset
@@ -140,8 +138,12 @@ class CachedDataset(Dataset[Any]):
 
     def _first_part(self, index: Any, place: int) -> tuple[Any, Marks]:
         """Read from the disk, or made, and kept for the next time."""
+        if self._disk is not None:
+            self._disk.flush_if_late()
         begin = time.perf_counter()
         kept = None if self._disk is None else self._disk.get(place)
+        if kept is None:
+            begin = time.perf_counter()  # to look for it is no part of making it
         values, marks = self._cut.start(index) if kept is None else kept
         seconds = time.perf_counter() - begin
         if self._memory is not None:

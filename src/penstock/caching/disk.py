@@ -138,7 +138,7 @@ class DiskStore:
         """What was done up to now by all processes that share it, added to what `others` did: only what was
         not found there is looked for here."""
         hits, misses, saved = self._counters.sums()
-        samples, nbytes = len(self), sum(shard.nbytes for shard in self._files.values())
+        samples, nbytes = len(self), sum(shard.nbytes for shard in list(self._files.values()))
         return replace(
             others,
             hits=others.hits + hits,
@@ -150,7 +150,6 @@ class DiskStore:
 
     def get(self, index: int) -> tuple[Any, Marks] | None:
         """The first part of a sample, a copy of its own, if it is here."""
-        self._writer.flush_if_late()
         if (waiting := self._writer.waiting(index)) is not None:
             values, orders, seconds = waiting
             self._counters.hit(seconds)
@@ -183,6 +182,10 @@ class DiskStore:
             self._unfit.add(index)
             return
         self._writer.add(index, values, orders, seconds, batch.nbytes)
+
+    def flush_if_late(self) -> None:
+        """Write what has waited for long."""
+        self._writer.flush_if_late()
 
     def flush(self) -> None:
         """Write what this process has made."""

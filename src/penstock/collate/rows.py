@@ -128,13 +128,15 @@ def _fits(sample: Any, spec: Spec) -> bool:
 
 def is_default_collate(collate_fn: Any) -> bool:
     """Whether `collate_fn` is torch's default one, with torch's own rules for what rows hold."""
-    return collate_fn is torch.utils.data.default_collate and _TORCHS_RULES.issuperset(
-        default_collate_fn_map.values()
+    return collate_fn is torch.utils.data.default_collate and all(
+        map(_TORCHS_RULES.__contains__, map(id, default_collate_fn_map.values()))
     )
 
 
 _TORCHS_RULES = {
-    rule for rule in default_collate_fn_map.values() if rule.__module__ == collate_tensor_fn.__module__
+    id(rule): rule  # which lives, so that no other has its id
+    for rule in default_collate_fn_map.values()
+    if getattr(rule, "__module__", "") == collate_tensor_fn.__module__
 }
 
 
@@ -255,8 +257,9 @@ def _row_writer(column: Column, tensor: torch.Tensor) -> Callable[[Any, int], No
             and leaf.is_contiguous()
             and not leaf.is_conj()
             and not leaf.is_neg()
+            and (there := leaf.data_ptr())  # torch has tensors of zeros that are nowhere
         ):  # its bytes are the row's; `numpy()` would keep its storage from ever being resized
-            memmove(start + row * nbytes, leaf.data_ptr(), nbytes)
+            memmove(start + row * nbytes, there, nbytes)
         else:
             place(leaf, row)
 

@@ -188,7 +188,7 @@ class IndexFetcher(Fetcher):
                     group = writer.group
                 writer.write(run, first)
             done += len(samples)
-            samples = run = []  # a large sample's memory is wanted for the next one
+            samples = run = []  # both lead to the sample; a large one's memory is wanted for the next one
         if writer is not None:
             self._one_by_one(each, writer, task.offset + done, left_out, timing)
         self._completed = True

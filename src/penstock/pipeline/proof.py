@@ -79,7 +79,7 @@ def longest(dataset: Any, steps: Mapping[Site, int], samples: Sequence[Any]) -> 
         found[site] = min(found[site], differs.place - 1)
     unused = [str(site) for number, site in enumerate(sites) if number not in seen]
     if unused:
-        raise CannotCut(f"{unused[0]} isn't called for the samples that were tried")
+        raise CannotCut(f"{unused[0]} isn't called for the samples that were tried (or is cached already)")
     return found
 
 

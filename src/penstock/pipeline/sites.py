@@ -11,8 +11,6 @@ from penstock.pipeline.compositions import Composition, composition_of, single
 
 _NAMES = "transform", "transforms"
 """What is under these names is a transform, of whatever kind; elsewhere only a known composition counts."""
-CUTS_ITSELF = "cuts_itself"
-"""A class with an attribute of this name calls no transform of what it wraps: it has cut that already."""
 _STANDARD = "StandardTransform"
 """torchvision's pair of transforms for the image and for the target, which datasets hold beside the two."""
 
@@ -37,15 +35,24 @@ class Site:
         return f"{self.where}.{self.attribute}"
 
 
+_Groups = dict[tuple[int, str], list[Site]]
+
+
 def groups_of(dataset: Any) -> list[list[Site]]:
-    """The transforms, the outermost first; those of one group have one name, and as many datasets that have
-    transforms around them: the parts of a ``ConcatDataset`` may be wrapped differently."""
-    groups: dict[tuple[int, str], list[Site]] = {}
-    for site, level in _sites(dataset, "dataset", 0):
-        group = groups.setdefault((level, site.attribute), [])
-        if all(other.owner is not site.owner for other in group):
-            group.append(site)
-    return [groups[key] for key in sorted(groups)]
+    """Transforms that may be cut together, what is to be tried first in front.
+
+    Those of one group have one name, and as many datasets that have transforms around them: the parts of a
+    ``ConcatDataset`` may be wrapped differently. If that won't do, those with as many datasets around them.
+    """
+    by_level: _Groups = {}
+    by_depth: _Groups = {}
+    for site, level, depth in _sites(dataset, "dataset", 0, 0):
+        for groups, key in ((by_level, level), (by_depth, depth)):
+            group = groups.setdefault((key, site.attribute), [])
+            if all(other.owner is not site.owner for other in group):
+                group.append(site)
+    found = [by_level[key] for key in sorted(by_level)]
+    return found + [group for _, group in sorted(by_depth.items()) if group not in found]
 
 
 def with_transforms(dataset: Any, heads: Mapping[Site, Callable[..., Any]]) -> Any:
@@ -88,19 +95,19 @@ def _shallow(value: Any) -> Any:
     return twin
 
 
-def _sites(value: Any, where: str, level: int) -> Iterator[tuple[Site, int]]:
-    """All transforms, each with how many datasets that have some are around its own."""
+def _sites(value: Any, where: str, level: int, depth: int) -> Iterator[tuple[Site, int, int]]:
+    """All transforms, each with how many datasets that have some, and how many in all, are around its own."""
     if not hasattr(value, "__dict__"):
         return
-    found = [(Site(value, name, where, composition), level) for name, composition in _transforms_of(value)]
-    yield from found
+    found = [Site(value, name, where, composition) for name, composition in _transforms_of(value)]
+    yield from ((site, level, depth) for site in found)
     level += bool(found)
-    for name, inner in () if hasattr(type(value), CUTS_ITSELF) else _wrapped(value):
+    for name, inner in _wrapped(value):
         if isinstance(inner, list | tuple):
             for place, each in enumerate(inner):
-                yield from _sites(each, f"{where}.{name}[{place}]", level)
+                yield from _sites(each, f"{where}.{name}[{place}]", level, depth + 1)
         else:
-            yield from _sites(inner, f"{where}.{name}", level)
+            yield from _sites(inner, f"{where}.{name}", level, depth + 1)
 
 
 def _wrapped(value: Any) -> Iterator[tuple[str, Any]]:

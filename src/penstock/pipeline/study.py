@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 from penstock.errors import NotRepeatableError
 from penstock.pipeline.apart import run_apart
@@ -107,7 +107,7 @@ def study(dataset: Any, until: Until = None, look: Look = nothing) -> Study:
     if hasattr(dataset, "set_epoch"):
         reason = "it has set_epoch, so its samples may change from epoch to epoch."
         raise NotRepeatableError(type(dataset).__qualname__, reason)
-    if until is not None and not isinstance(until, int | str):
+    if until is not None and not isinstance(until, str | SupportsIndex):
         raise ValueError(f"until should be a step's number or name, but got {until!r}")
     groups = groups_of(dataset)
     wanted = [_by_hand(group, until) for group in groups] if until is not None else []
@@ -202,7 +202,7 @@ def _by_hand(group: list[Site], until: int | str) -> dict[Site, int]:
 
 def _no_such_step(until: int | str, groups: list[list[Site]]) -> str:
     lines = [f"until={until!r} is no step at which a transform of this dataset could be cut."]
-    for site in (site for group in groups for site in group):
+    for site in dict.fromkeys(site for group in groups for site in group):
         names = ", ".join(f"{n} {name_of(step)}" for n, step in enumerate(site.composition.steps))
         lines.append(f"{site} has: {names}.")
     return " ".join(lines if groups else [*lines, "No transform was found in it."])

@@ -21,9 +21,10 @@ SHOWN = 10
 def summary(manifest: Manifest, folder: Path) -> list[str]:
     """What was done, in a few lines."""
     lines = [f"{manifest.samples:,} samples, {human_bytes(manifest.bytes)}, {_files(manifest)}: {folder}"]
-    for cut in manifest.order.source.get("pipeline", ()):
-        if cut["left to do"]:
-            lines.append(f"Left to do, by PreparedDataset's transform: {_listed(cut['left to do'])}")
+    left = {cut["where"]: _listed(cut["left to do"]) for cut in manifest.order.source.get("pipeline", ())}
+    if len(set(left.values())) == 1:
+        left = {"by PreparedDataset's transform": next(iter(left.values()))}
+    lines += [f"Left to do, {where}: {steps}" for where, steps in left.items()]
     if bad := len(manifest.bad):
         told = (
             f"{bad:,} samples could not be made: they are" if bad > 1 else "1 sample could not be made: it is"
