@@ -209,16 +209,66 @@ def test_work_on_what_the_transform_gives_is_noticed(use: Callable[[Any], Any]) 
         study(Working(v1.Compose(steps)))
 
 
+class Sizes(Pictures):
+    """A crop to 16 draws for the sixth one only, which the proof may miss."""
+
+    def picture(self, index: int) -> Any:
+        return torch.rand(3, 20, 20) if index == 5 else torch.zeros(3, 16, 16)
+
+
+class Outer(Dataset[Any]):
+    def __init__(self, dataset: Any, transform: Any) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        picture, label = self.dataset[index]
+        return self.transform(picture), label
+
+
+class Quarters(Sizes):
+    """Works on what its transform gives."""
+
+    def __getitem__(self, index: int) -> Any:
+        picture, label = super().__getitem__(index)
+        return picture / 4, label
+
+
+CROP = v1.Compose([darker, v1.RandomCrop(16)])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Outer(Sizes(CROP, 64), v1.Compose([darker, noisy])),
+        lambda: Outer(penstock.cache(Sizes(CROP, 64), memory=1 << 20), v1.Compose([darker, noisy])),
+        lambda: ConcatDataset([Pictures(v1.Compose([darker, noisy])), Subset(Quarters(CROP, 64), range(64))]),
+    ],
+    ids=["around", "around a cache", "beside"],
+)
+def test_what_is_random_by_type_is_not_kept_where_another_is_cut(make: Callable[[], Any]) -> None:
+    with pytest.raises(NotRepeatableError, match="would be kept, and is random"):
+        study(make())
+
+
 def test_a_cache_that_ends_at_random_is_not_cached_whole() -> None:
-    """Its crop draws for one sample only, which the proof may miss; it is known to be random nevertheless."""
-
-    class Sizes(Pictures):
-        def picture(self, index: int) -> Any:
-            return torch.rand(3, 20, 20) if index == 5 else torch.zeros(3, 16, 16)
-
-    cached = penstock.cache(Sizes(v1.Compose([darker, v1.RandomCrop(16)]), 64), memory=1 << 20)
+    cached = penstock.cache(Sizes(CROP, 64), memory=1 << 20)
     with pytest.raises(NotRepeatableError, match="or is cached already"):
         penstock.cache(Subset(cached, range(64)), memory=1 << 20)
+
+
+def test_a_transform_that_is_not_called_may_be_random() -> None:
+    class Two(Pictures):
+        def __init__(self) -> None:
+            super().__init__(v1.Compose([darker, noisy]))
+            self.for_training = CROP
+
+    dataset = Two()
+    found = study(dataset)
+    assert [where for where, _ in found.pipelines] == ["dataset.transform"]
+    assert_equal_samples(dataset, found)
 
 
 class Halves(Pictures):

@@ -118,6 +118,8 @@ class CachedDataset(Dataset[Any]):
 
     seeded_as = "dataset"
     """Whoever looks for random generators sees that attribute in the place of this object."""
+    runs_itself = True
+    """Whoever looks for transforms knows that a copy of that dataset isn't what they are called by."""
 
     def __init__(self, found: Study, memory: MemoryStore | None, disk: DiskStore | None) -> None:
         self.dataset = found.cut.dataset

@@ -11,6 +11,8 @@ from penstock.pipeline.compositions import Composition, composition_of, single
 
 _NAMES = "transform", "transforms"
 """What is under these names is a transform, of whatever kind; elsewhere only a known composition counts."""
+RUNS_ITSELF = "runs_itself"
+"""A class with an attribute of this name runs the transforms of what it wraps in its own way."""
 _STANDARD = "StandardTransform"
 """torchvision's pair of transforms for the image and for the target, which datasets hold beside the two."""
 
@@ -24,12 +26,14 @@ class Site:
         attribute: under which name.
         where: the owner as the user would write it.
         composition: the transform.
+        reachable: a copy of the dataset calls what stands there in its place (`RUNS_ITSELF`).
     """
 
     owner: Any
     attribute: str
     where: str
     composition: Composition
+    reachable: bool = True
 
     def __str__(self) -> str:
         return f"{self.where}.{self.attribute}"
@@ -46,7 +50,7 @@ def groups_of(dataset: Any) -> list[list[Site]]:
     """
     by_level: _Groups = {}
     by_depth: _Groups = {}
-    for site, level, depth in _sites(dataset, "dataset", 0, 0):
+    for site, level, depth in _sites(dataset, "dataset", 0, 0, True):
         for groups, key in ((by_level, level), (by_depth, depth)):
             group = groups.setdefault((key, site.attribute), [])
             if all(other.owner is not site.owner for other in group):
@@ -95,19 +99,22 @@ def _shallow(value: Any) -> Any:
     return twin
 
 
-def _sites(value: Any, where: str, level: int, depth: int) -> Iterator[tuple[Site, int, int]]:
+def _sites(
+    value: Any, where: str, level: int, depth: int, reachable: bool
+) -> Iterator[tuple[Site, int, int]]:
     """All transforms, each with how many datasets that have some, and how many in all, are around its own."""
     if not hasattr(value, "__dict__"):
         return
-    found = [Site(value, name, where, composition) for name, composition in _transforms_of(value)]
+    found = [Site(value, name, where, steps, reachable) for name, steps in _transforms_of(value)]
     yield from ((site, level, depth) for site in found)
     level += bool(found)
+    reachable = reachable and not hasattr(type(value), RUNS_ITSELF)
     for name, inner in _wrapped(value):
         if isinstance(inner, list | tuple):
             for place, each in enumerate(inner):
-                yield from _sites(each, f"{where}.{name}[{place}]", level, depth + 1)
+                yield from _sites(each, f"{where}.{name}[{place}]", level, depth + 1, reachable)
         else:
-            yield from _sites(inner, f"{where}.{name}", level, depth + 1)
+            yield from _sites(inner, f"{where}.{name}", level, depth + 1, reachable)
 
 
 def _wrapped(value: Any) -> Iterator[tuple[str, Any]]:

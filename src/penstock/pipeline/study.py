@@ -15,7 +15,7 @@ from penstock.pipeline.cut import Cut
 from penstock.pipeline.marks import Marks
 from penstock.pipeline.proof import Costs, longest, prove
 from penstock.pipeline.randomness import name_of, why_random
-from penstock.pipeline.sites import Site, groups_of
+from penstock.pipeline.sites import Site, groups_of, with_transforms
 
 SAMPLES = 8
 """How many samples, from all over the dataset, the proof is made on."""
@@ -139,6 +139,7 @@ def _find(dataset: Any, groups: list[list[Site]], wanted: list[dict[Site, int]],
         if not steps:
             continue
         try:
+            _refuse_random_beside(dataset, groups, group, samples)
             found = longest(dataset, steps, samples)
             if wanted and found != steps:
                 raise CannotCut(_random_before(steps, found))
@@ -156,6 +157,40 @@ def _find(dataset: Any, groups: list[list[Site]], wanted: list[dict[Site, int]],
 def _known_random(groups: list[list[Site]]) -> bool:
     sites = (site for group in groups for site in group)
     return any(why_random(step) for site in sites for step in site.composition.steps)
+
+
+def _refuse_random_beside(
+    dataset: Any, groups: list[list[Site]], cut: list[Site], samples: Sequence[Any]
+) -> None:
+    """Raise `CannotCut` if a transform that isn't cut, and so would be kept with all of its steps, has one
+    that is random by type: it may draw too seldom for the proof to see."""
+    places = {(id(site.owner), site.attribute) for site in cut}
+    beside = [
+        site
+        for site in dict.fromkeys(site for group in groups for site in group)
+        if (id(site.owner), site.attribute) not in places and any(map(why_random, site.composition.steps))
+    ]
+    for site in beside:
+        if not site.reachable or _is_called(dataset, site, samples):
+            raise CannotCut(f"{site} would be kept, and is random")
+
+
+def _is_called(dataset: Any, site: Site, samples: Sequence[Any]) -> bool:
+    """Whether these samples go through this transform, as far as that can be told."""
+    called = False
+
+    def spy(*_: Any, **__: Any) -> Any:
+        nonlocal called
+        called = True
+        raise CannotCut
+
+    spied = with_transforms(dataset, {site: spy})
+    for index in samples:
+        try:
+            spied[index]
+        except Exception:  # of ours, or of a dataset that looks into its transform
+            return True
+    return called
 
 
 def _some_samples(dataset: Any) -> Sequence[int]:
