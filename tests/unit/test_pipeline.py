@@ -259,6 +259,11 @@ def test_a_cache_that_ends_at_random_is_not_cached_whole() -> None:
         penstock.cache(Subset(cached, range(64)), memory=1 << 20)
 
 
+def test_not_even_by_hand() -> None:
+    with pytest.raises(NotRepeatableError, match=r"step 1 of dataset.transform \(RandomCrop\) is random"):
+        study(Sizes(v1.Compose([darker, v1.RandomCrop(16), darker, noisy]), 64), until=3)
+
+
 def test_a_transform_that_is_not_called_may_be_random() -> None:
     class Two(Pictures):
         def __init__(self) -> None:

@@ -140,7 +140,7 @@ def _find(dataset: Any, groups: list[list[Site]], wanted: list[dict[Site, int]],
             continue
         try:
             _refuse_random_beside(dataset, groups, group, samples)
-            found = longest(dataset, steps, samples)
+            found = longest(dataset, _capped(steps), samples)
             if wanted and found != steps:
                 raise CannotCut(_random_before(steps, found))
             cut = Cut(dataset, found)
@@ -212,6 +212,11 @@ def _some_samples(dataset: Any) -> Sequence[int]:
         reason = f"none of the {len(wanted)} samples that were tried could be made: {error!r}."
         raise NotRepeatableError(type(dataset).__qualname__, reason)
     return usable
+
+
+def _capped(steps: dict[Site, int]) -> dict[Site, int]:
+    """The same, but nowhere behind a step that is random by type."""
+    return {site: min(place, _before_random(site)) for site, place in steps.items()}
 
 
 def _before_random(site: Site) -> int:
