@@ -33,32 +33,28 @@ class Counters:
 
     def hit(self, each_s: float, count: int = 1) -> None:
         """So many samples were found, each of which took so long to make."""
-        pid, words = self._mine
-        if pid != os.getpid():
-            words = self._claim()
+        words = self._words()
         words[_HITS] += count
         words[_SAVED_NS] += int(each_s * count * 1e9)
 
     def miss(self) -> None:
         """A sample had to be made."""
-        pid, words = self._mine
-        if pid != os.getpid():
-            words = self._claim()
-        words[_MISSES] += 1
+        self._words()[_MISSES] += 1
 
     def sums(self) -> tuple[int, int, float]:
         """Hits, misses and the seconds saved, of all processes."""
         total = self._table.sum(axis=0)
         return int(total[_HITS]), int(total[_MISSES]), float(total[_SAVED_NS]) / 1e9
 
-    def _claim(self) -> Any:
-        """This process's words, from now on."""
-        with self._segment.locked():
-            place = self._place()
-            self._table[place, 0] = os.getpid()
-        words = memoryview(self._table[place]).cast("B").cast("q")  # quicker than an array, word by word
-        self._mine = os.getpid(), words
-        return words
+    def _words(self) -> Any:
+        """This process's."""
+        if self._mine[0] != os.getpid():
+            with self._segment.locked():
+                place = self._place()
+                self._table[place, 0] = os.getpid()
+            flat = memoryview(self._table[place]).cast("B").cast("q")  # quicker than an array, word by word
+            self._mine = os.getpid(), flat
+        return self._mine[1]
 
     def _place(self) -> int:
         """A place that nobody has; if all are taken, one that is then shared."""

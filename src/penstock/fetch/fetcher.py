@@ -49,7 +49,7 @@ class Fetcher(ABC):
         worker: int = 0,
         can_send: Callable[[Spec], bool] = lambda _: True,
     ) -> None:
-        self._recipe, self._worker, self._tolerant = recipe, worker, recipe.policy.tolerant
+        self._recipe, self._worker = recipe, worker
         self._placer = Placer(memory, recipe.collate_fn, can_send)
         self._course = Course(0, 0, 0)
         self._before_samples = before_samples

@@ -24,7 +24,8 @@ class IndexFetcher(Fetcher):
 
     def __init__(self, recipe: Recipe, *arguments: Any) -> None:
         super().__init__(recipe, *arguments)
-        self._careful = recipe.policy.tolerant or recipe.policy.refuses_none
+        self._tolerant = recipe.policy.tolerant
+        self._careful = self._tolerant or recipe.policy.refuses_none
         self._get_many = batched_getter(recipe.dataset) if recipe.batched else None
         self._ready = ready_getter(recipe.dataset) if recipe.rows else None
         self._completed = False
