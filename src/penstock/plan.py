@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.mixing import STEP, STEP_64, WORD, mix, mix_all, mixed_range
+
 TASK_SECONDS = 0.025
 """A task is not made shorter than this: below it, handing it over costs more than it gains."""
 PARTS_PER_WORKER = 2
@@ -166,60 +168,32 @@ def split(batch_size: int, parts: int) -> list[range]:
 ATTEMPTS = 10
 """How many other samples are tried in the place of a bad one."""
 
-_WORD = (1 << 64) - 1
-_STEP = 0x9E3779B97F4A7C15
-_MIX = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-
 
 def sample_seeds(base_seed: int, epoch: int, batch: int, offset: int, indices: Sequence[Any]) -> list[int]:
     """A 64-bit seed for each sample, from (base seed, epoch, position, index).
 
-    The position is (batch, offset in the batch). The parts are absorbed one after the other by the
-    finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); an index that is no 64-bit integer
-    counts by the first 8 bytes of the BLAKE2b digest of its ``repr``.
+    The position is (batch, offset in the batch). The parts are absorbed one after the other (`mixing`); an
+    index that is no 64-bit integer counts by the first 8 bytes of the BLAKE2b digest of its ``repr``.
     """
-    state = base_seed & _WORD
+    state = base_seed & WORD
     for part in (epoch, batch):
-        state = _mix(state ^ _mix((part + _STEP) & _WORD))
+        state = mix(state ^ mix((part + STEP) & WORD))
     count = len(indices)
     parts = np.empty(2 * count, np.uint64)  # the two that don't depend on each other, at once
     np.bitwise_xor(_mixed_places(offset, count), np.uint64(state), parts[:count])
-    np.add(_as_words(indices), _STEP_64, parts[count:])
-    _mix_all(parts)
-    seeds: list[int] = _mix_all(parts[:count] ^ parts[count:]).tolist()
+    np.add(_as_words(indices), STEP_64, parts[count:])
+    mix_all(parts)
+    seeds: list[int] = mix_all(parts[:count] ^ parts[count:]).tolist()
     return seeds
 
 
-@lru_cache(maxsize=64)
-def _mixed_places(offset: int, count: int) -> NDArray[np.uint64]:
-    """The same for every batch."""
-    return _mix_all(np.arange(offset, offset + count, dtype=np.uint64) + _STEP_64)
+_mixed_places = lru_cache(maxsize=64)(mixed_range)
+"""They are the same for every batch."""
 
 
 def substitute(seed: int, attempt: int, size: int) -> int:
     """The index of a sample, of `size`, to take in the place of the one that `seed` belongs to."""
-    return _mix((seed + (attempt + 1) * _STEP) & _WORD) % size
-
-
-def _mix(z: int) -> int:
-    """SplitMix64's finaliser."""
-    z = (z ^ (z >> 30)) * _MIX[0] & _WORD
-    z = (z ^ (z >> 27)) * _MIX[1] & _WORD
-    return z ^ (z >> 31)
-
-
-_STEP_64, *_MIX_64, _30, _27, _31 = (np.array(word, np.uint64) for word in (_STEP, *_MIX, 30, 27, 31))
-"""Arrays of no dimension, which numpy takes more quickly than its scalars."""
-
-
-def _mix_all(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The same of many, in their place; arrays of uint64 wrap around by themselves."""
-    z ^= z >> _30
-    z *= _MIX_64[0]
-    z ^= z >> _27
-    z *= _MIX_64[1]
-    z ^= z >> _31
-    return z
+    return mix((seed + (attempt + 1) * STEP) & WORD) % size
 
 
 def _as_words(indices: Sequence[Any]) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "stats": 0,
     "machine": 0,
     "original": 0,
+    "mixing": 0,
     "names": 0,
     "forks": 0,
     "at_hand": 0,
