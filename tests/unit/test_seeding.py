@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from penstock.mixing import STEP, mix
 from penstock.seeding import LEARN, SampleSeeder, find_generators
 from penstock.seeding.generators import PythonGenerator
+from penstock.seeding.twister import AT_ONCE, States
 
 USES: dict[str, Callable[[], Any]] = {
     "torch.rand": lambda: torch.rand(1),
@@ -98,15 +100,77 @@ class Shifted(random.Random):
         super().seed(a if a is None else a + 1, version)
 
 
-@pytest.mark.parametrize("kind", [random.Random, Shifted])
+def set_by(generator: PythonGenerator, seeds: Sequence[int], k: int) -> None:
+    for call, values in generator.setters(seeds):
+        call(values[k])
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**64 - 1])
-def test_pythons_state_is_that_of_its_own_seed(kind: type[random.Random], seed: int) -> None:
-    found, expected = kind(3), kind()
+def test_a_class_of_the_users_is_given_the_seed(seed: int) -> None:
+    found, expected = Shifted(3), random.Random(seed + 1)
     found.gauss(0, 1)  # of two numbers it keeps the second
-    for call, values in PythonGenerator(found).setters([seed]):
-        call(values[0])
-    expected.seed(seed)
+    set_by(PythonGenerator(found), [seed], 0)
     assert found.getstate() == expected.getstate()
+
+
+def state_of(seed: int) -> tuple[Any, ...]:
+    """As docs/reproducibility.md has it."""
+    pairs = [mix(seed ^ mix((k + STEP) % 2**64)) for k in range(312)]
+    return 3, (*[half for pair in pairs for half in (pair % 2**32, pair >> 32)], 0), None
+
+
+def without_words(generator: PythonGenerator) -> PythonGenerator:
+    """As where the interpreter isn't CPython, or keeps them elsewhere."""
+    generator._words = None
+    return generator
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("make", [PythonGenerator, lambda r: without_words(PythonGenerator(r))])
+def test_pythons_state_is_made_of_the_seed(make: Callable[[random.Random], Any], seed: int) -> None:
+    found = random.Random(3)
+    found.gauss(0, 1)
+    generator = make(found)
+    set_by(generator, [seed], 0)
+    assert found.getstate() == state_of(seed)
+    before = generator.state()
+    drawn = [found.random() for _ in range(700)], found.gauss(0, 1)  # past the words that were made
+    assert generator.state() != before
+    generator.restore(before)
+    assert ([found.random() for _ in range(700)], found.gauss(0, 1)) == drawn
+    generator.seed(seed)
+    assert found.getstate() == state_of(seed)
+
+
+def test_pythons_state_is_written_where_it_is() -> None:
+    assert PythonGenerator(random.Random(1))._words is not None
+
+
+def test_states_are_the_same_one_by_one_and_all_at_once() -> None:
+    seeds = [spread(k) for k in range(2 * AT_ONCE + 5)]
+    states, expected = States(seeds), [bytes(state) for state in States(seeds)]
+    assert len(expected) == len(set(expected)) == len(states) == len(seeds)
+    for k in [*range(len(seeds)), *reversed(range(len(seeds))), 3, AT_ONCE, 2 * AT_ONCE]:
+        assert states[k] == expected[k]
+    assert list(States([])) == []
+    assert bytes(*States([0])) != bytes(2500)  # a twister of zeros stays at zero
+
+
+@pytest.mark.parametrize("place", [0, 1, 30, 623, 624, 1300])
+def test_draws_of_neighbouring_seeds_are_spread_evenly(place: int) -> None:
+    """By the chi-square test; what is drawn by itself, and beside the next seed's and the next draw."""
+    generator, drawn = random.Random(), np.empty((4000, 2))
+    steps = PythonGenerator(generator).setters(range(4000))
+    for k in range(4000):
+        for call, values in steps:
+            call(values[k])
+        generator.getrandbits(32 * place)
+        drawn[k] = generator.random(), generator.random()
+    first, second = drawn.T
+    for pair in ((first, second), (first[1:], first[:-1]), (first[1:], second[:-1])):
+        cells, _, _ = np.histogram2d(*pair, bins=8, range=[(0, 1), (0, 1)])
+        expected = cells.sum() / cells.size
+        assert ((cells - expected) ** 2).sum() / expected < 117  # 1 in 30,000, of 63 degrees of freedom
 
 
 @pytest.mark.parametrize(
@@ -145,7 +209,8 @@ def test_tasks_that_did_not_complete_teach_nothing() -> None:
         seeder.begin([1, 2], studied=1).set(0)
         assert not seeder.end(completed=False)
     seeder.begin([1], studied=0).set(0)
-    assert random.random() == random.Random(1).random()
+    found = random.getstate()
+    assert found == state_of(1)
 
 
 @pytest.mark.parametrize("use", WATCHED.values(), ids=WATCHED)

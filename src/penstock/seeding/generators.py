@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-_MT19937_BYTES = 4 * 624 + 4
+from penstock.seeding.twister import WORDS, States
+
+_MT19937_BYTES = 4 * WORDS + 4
 """The state of a Mersenne Twister in numpy and in CPython: 624 words and a position."""
 
 _INT64_MAX = (1 << 63) - 1
@@ -77,45 +79,58 @@ class TorchGenerator(Generator):
 
 
 class PythonGenerator(Generator):
-    """A ``random.Random``."""
+    """A ``random.Random``, whose state is one of `States`, or what the ``seed`` of a class of the user's
+    makes of the number.
+
+    CPython's words are read and written where they are: ``getstate`` makes 625 integers of them, which takes
+    longer than many a task, and so would ``setstate``.
+    """
 
     def __init__(self, identity: random.Random) -> None:
         super().__init__(identity)
         self._words = _python_words(identity)
 
     def seed(self, seed: int) -> None:
-        self.identity.seed(seed)
+        for call, values in self.setters([seed]):
+            call(values[0])
 
     def setters(self, seeds: Sequence[int]) -> list[Step]:
-        """Without a call of ours for each, and without looking what kind of seed each is."""
+        """Without a call of ours for each."""
         if type(self.identity) is not random.Random:
             return [(self.identity.seed, seeds)]
-        by_number = super(random.Random, self.identity).seed
-        return [(by_number, seeds), (partial(setattr, self.identity, "gauss_next"), [None] * len(seeds))]
+        states = States(seeds)
+        if self._words is None:
+            return [(self._set, states)]
+        set_words = partial(self._words.__setitem__, slice(None))  # holds the interpreter lock
+        return [(set_words, states), (partial(setattr, self.identity, "gauss_next"), [None] * len(seeds))]
 
     def state(self) -> Any:
-        """``getstate`` makes 625 integers, which takes longer than many a task: read the words instead."""
         if self._words is None:
             return self.identity.getstate()
-        return ctypes.string_at(self._words, _MT19937_BYTES), self.identity.gauss_next
+        return bytes(self._words), self.identity.gauss_next
 
     def restore(self, state: Any) -> None:
-        if self._words is not None:
-            words, gauss_next = state
-            position, *key = array.array("I", words)
-            state = self.identity.VERSION, (*key, position), gauss_next
-        self.identity.setstate(state)
+        if self._words is None:
+            self.identity.setstate(state)
+        else:
+            self._set(*state)
+
+    def _set(self, words: bytes | memoryview, gauss_next: float | None = None) -> None:
+        position, *key = array.array("I", bytes(words))
+        self.identity.setstate((self.identity.VERSION, (*key, position), gauss_next))
 
 
-def _python_words(instance: Any) -> int | None:
+def _python_words(instance: Any) -> memoryview | None:
     """Where CPython keeps the state of ``random``, if it is where we think: a position and 624 words."""
     if sys.implementation.name != "cpython" or type(instance) is not random.Random:
         return None
     _, words, _ = instance.getstate()
     expected = array.array("I", (words[-1], *words[:-1])).tobytes()
-    address = id(instance) + object.__basicsize__
-    held = ctypes.string_at(address, min(_MT19937_BYTES, type(instance).__basicsize__))
-    return address if held == expected else None
+    start, size = object.__basicsize__, _MT19937_BYTES
+    if type(instance).__basicsize__ < start + size:
+        return None
+    held = memoryview((ctypes.c_uint8 * size).from_address(id(instance) + start)).cast("B")
+    return held if held == expected else None
 
 
 class NumpyGenerator(Generator):
