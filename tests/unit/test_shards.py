@@ -234,10 +234,23 @@ class TestColumns:
         pairs = (
             [(Pixels(torch.ones(1, 1, 3)), 1)],
             [{"": (EncodedImage(b""), 1), "path": "x"}],
-            [Pixels(torch.ones(1))],
+            [Pixels(torch.ones(1, 1, 3))],
         )
         found = [list(columns(stored(tmp_path / "z.arrow", pair))) for pair in pairs]
         assert found == [["image", "label"], ["image", "label", "path"], ["image"]]
+
+    @pytest.mark.parametrize(
+        "second",
+        [torch.rand(2, 3, 4), torch.rand(5, 1, 3), torch.rand(2, 3, 4).double()],
+        ids=["of one shape", "of several", "of several dtypes"],
+    )
+    def test_pixels_come_back_with_their_channels_first(self, second: torch.Tensor, tmp_path: Path) -> None:
+        images = [torch.rand(2, 3, 4), second]
+        shard = stored(tmp_path / "x.arrow", [(Pixels(image), 7) for image in images])
+        for (found, _), image in zip(shard, images, strict=True):
+            assert found.dtype is image.dtype
+            assert torch.equal(found, image.permute(2, 0, 1))
+            assert found.stride() == image.permute(2, 0, 1).stride()
 
     def test_a_wider_layout(self, tmp_path: Path) -> None:
         _, wide = encode([(torch.ones(n), n) for n in range(1, 3)])

@@ -12,6 +12,7 @@ import torch
 
 from penstock.errors import NotStorableError
 from penstock.shards.packing import REBUILDERS, TAKEN_APART, pack, unpack
+from penstock.tree import structure_of
 
 _TV = "torchvision.tv_tensors"
 
@@ -46,6 +47,10 @@ class Pixels(NamedTuple):
     first, over the same memory."""
 
     data: torch.Tensor
+
+
+PIXELS = structure_of(Pixels(torch.empty(0)))
+CHANNELS_FIRST = 2, 0, 1
 
 
 def apart(value: Any) -> Any:
@@ -115,7 +120,7 @@ def _decoded(data: bytes) -> Any:
 
 
 def _channels_first(data: torch.Tensor) -> torch.Tensor:
-    return data.permute(2, 0, 1)
+    return data.permute(CHANNELS_FIRST)
 
 
 _NAMED: dict[str, tuple[type, Callable[..., Any]]] = {

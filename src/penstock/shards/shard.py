@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from penstock.shards.columns import Array, Getter
 from penstock.shards.files import MARK, METADATA, TRAILER
 from penstock.shards.layout import Layout
 from penstock.shards.packing import unpack_parts
-from penstock.shards.parts import restored
-from penstock.tree import Fields, Items, Leaf, Structure, map_kinds, unflatten
+from penstock.shards.parts import CHANNELS_FIRST, PIXELS, restored
+from penstock.tree import Fields, Items, Leaf, Structure, unflatten
+
+Getters = Iterator[Callable[..., Getter]]
+"""For each column, what makes the getter of its leaves."""
 
 
 class Shard:
@@ -52,10 +56,10 @@ class Shard:
         except Exception as error:
             raise DamagedShardError(self.path, f"it can't be read ({error})") from error
         pairs = zip(self.layout.names, self.layout.columns, strict=True)
-        getters = iter([column.getter(name, self.batch, self._view) for name, column in pairs])
+        getters = iter([partial(column.getter, name, self.batch, self._view) for name, column in pairs])
         self._fields: dict[Any, Getter] = {}
         """Of samples that are a dict, what makes a row's item."""
-        structure = map_kinds(self.layout.structure, restored)
+        structure = self.layout.structure
         if isinstance(structure, Fields):
             self._fields = dict(zip(structure.keys, _makers(structure, getters), strict=True))
             self._make = _dict_maker(self._fields)
@@ -125,17 +129,19 @@ class Shard:
         return self._bytes[start : start + buffer.size]
 
 
-def _maker(structure: Structure, getters: Iterator[Getter]) -> Getter:
-    """What makes the part of a row's sample that is built so, of its leaves' `getters`.
+def _maker(structure: Structure, getters: Getters) -> Getter:
+    """What makes the part of a row's sample that is built so, of its leaves.
 
     One function of few calls: beside a transform, which sweeps the processor's caches, each call is dear.
     """
     if isinstance(structure, Leaf):
-        return next(getters)
+        return next(getters)()
+    if structure == PIXELS:
+        return next(getters)(axes=CHANNELS_FIRST)
     makers = _makers(structure, getters)
     if isinstance(structure, Fields):
         return _dict_maker(dict(zip(structure.keys, makers, strict=True)))
-    kind: Any = structure.kind
+    kind: Any = restored(structure.kind)
     if kind is list:
         return lambda row: [make(row) for make in makers]
     if kind is tuple:
@@ -146,7 +152,7 @@ def _maker(structure: Structure, getters: Iterator[Getter]) -> Getter:
     return lambda row: kind(*[make(row) for make in makers])
 
 
-def _makers(structure: Items | Fields, getters: Iterator[Getter]) -> list[Getter]:
+def _makers(structure: Items | Fields, getters: Getters) -> list[Getter]:
     return [_maker(child, getters) for child in structure.children]
 
 
