@@ -24,11 +24,12 @@ def mix(z: int) -> int:
 
 def mix_all(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The same of many, in their place; arrays of uint64 wrap around by themselves."""
-    z ^= z >> _30
+    shifted = z >> _30
+    z ^= shifted
     z *= _MIX_64[0]
-    z ^= z >> _27
+    z ^= np.right_shift(z, _27, out=shifted)
     z *= _MIX_64[1]
-    z ^= z >> _31
+    z ^= np.right_shift(z, _31, out=shifted)
     return z
 
 
