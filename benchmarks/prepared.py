@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import penstock
 from benchmarks.bare import bare
+from benchmarks.going import AHEAD, TURN, going
 from benchmarks.targets import Target, going_ratio, row
 from penstock.demo.advice import ratio
 from penstock.demo.cases import SIDE
@@ -178,21 +179,22 @@ def raw_contenders(images: Path, count: int) -> list[Contender]:
     crop = CropAndFlip()
     prepared = penstock.prepare(images, dest, resize_short=SHORT, format="raw")
     kept = [prepared[index].clone() for index in range(len(prepared))]
-    many = Kept([kept[place % len(kept)] for place in range(count)], crop)
+    turn = Kept([kept[place % len(kept)] for place in range((AHEAD + TURN) * BATCH)], crop)
     dataset = Images(penstock.PreparedDataset(dest, crop), count)
     options = {"dataset": dataset, "batch_size": BATCH, "shuffle": True}
     return [
-        contender(penstock.DataLoader, "penstock", 2, options),
-        contender(DataLoader, "torch", 2, options),
-        *(bare(many, BATCH, processes, shuffle=True) for processes in (1, 2)),
+        going(penstock.DataLoader, "penstock", 2, options),
+        going(DataLoader, "torch", 2, options),
+        *(bare(turn, AHEAD * BATCH, processes, shuffle=True) for processes in (1, 2)),
     ]
 
 
 def raw_targets(rows: Sequence[Summary]) -> list[Target]:
-    """Against twice one core; the rates are those after the first batch."""
-    ours, alone = row(rows, "penstock", 2), row(rows, "bare", 1)
+    """Against twice one core, and two at once; the rates are those in the midst of an epoch."""
+    ours, alone, both = row(rows, "penstock", 2), row(rows, "bare", 1), row(rows, "bare", 2)
     steady = ours.steady_rate or ours.rate
     return [
         Target("raw images, 2 workers: images/s", steady.median, 9000),
         Target("raw images, 2 workers, to twice one core from memory", going_ratio(ours, alone) / 2, 0.7),
+        Target("raw images, 2 workers, to two cores from memory", going_ratio(ours, both)),
     ]
