@@ -6,6 +6,7 @@ import copy
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
@@ -137,15 +138,15 @@ class PreparedDataset(Dataset[Any]):
 
     def _transformed(self, number: int, row: int, value: Any, transform: Callable[[Any], Any]) -> Any:
         """A sample, or its first element, transformed; the shard is as before."""
-        views = (value,) if type(value) is torch.Tensor else _views(value)
-        if views is None or self._in_place is not False or torch.is_inference_mode_enabled():
+        changes = _changes_of(value)
+        if changes is None or self._in_place is not False or torch.is_inference_mode_enabled():
             return self._transformed_copy(value, transform)
-        before = sum(map(_version, views))
+        before = changes()
         result = None
         try:
             result = transform(value)
         finally:
-            if sum(map(_version, views)) != before:
+            if changes() != before:
                 self._in_place = True
                 result = _copied(result)
                 self._undo(number, row)
@@ -154,11 +155,13 @@ class PreparedDataset(Dataset[Any]):
     def _transformed_copy(self, value: Any, transform: Callable[[Any], Any]) -> Any:
         """The first time that tells whether the transform works in place: then copies are what it gets."""
         own = _copied(value)
-        views = _views(own) if self._in_place is None and not torch.is_inference_mode_enabled() else None
-        before = sum(map(_version, views or ()))
+        changes = None
+        if self._in_place is None and not torch.is_inference_mode_enabled():
+            changes = _changes_of(own)
+        before = changes and changes()
         result = transform(own)
-        if views is not None:
-            self._in_place = sum(map(_version, views)) != before
+        if changes is not None:
+            self._in_place = changes() != before
         return result
 
     def _undo(self, number: int, row: int) -> None:
@@ -175,6 +178,14 @@ class PreparedDataset(Dataset[Any]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._open()
+
+
+def _changes_of(value: Any) -> Callable[[], int] | None:
+    """Counts how often the tensors in it were changed in place; None where that can't be seen."""
+    if type(value) is torch.Tensor:
+        return partial(_version, value)
+    views = _views(value)
+    return None if views is None else lambda: sum(map(_version, views))
 
 
 def _views(value: Any) -> Sequence[torch.Tensor] | None:
