@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from penstock.demo.measure import Contender, Pass
 
 AHEAD = 8
-"""Batches of a turn that aren't timed: they may have been made before it."""
+"""Batches of a turn that aren't timed: they may have been made before it, while those of whoever had the last
+turn may still be in the making."""
 TURN = 40
 """Batches of a turn that are, after these."""
 

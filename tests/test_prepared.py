@@ -148,8 +148,11 @@ class TestInPlace:
         for each in given:
             assert_same(each[0], plain[2][0] - plain[2][0] // 2)
 
-    def test_in_inference_mode(self, raw: Path) -> None:
-        changed = PreparedDataset(raw, darker)
+    @pytest.mark.parametrize("idle", [0, 1])
+    def test_in_inference_mode(self, raw: Path, idle: int) -> None:
+        changed = PreparedDataset(raw, Later(darker, idle))
+        for _ in range(idle):
+            changed[0]
         with torch.inference_mode():
             once, twice = changed[2][0].clone(), changed[2][0].clone()
         assert torch.equal(once, twice)
@@ -159,9 +162,12 @@ class TestInPlace:
         for _ in range(2):
             assert_same(changed[4]["signal"], Rows()[4]["signal"] - 1)
         arrays = penstock.prepare(Arrays(), tmp_path / "out", workers=0)
-        arrays.transform = darker_array
-        for _ in range(2):
-            assert_same(arrays[4], {"signal": np.arange(5.0) + 3, "index": 4})
+        for idle in range(2):
+            arrays = PreparedDataset(arrays.dest, Later(darker_array, idle))
+            for _ in range(idle):
+                arrays[0]
+            for _ in range(2):
+                assert_same(arrays[4], {"signal": np.arange(5.0) + 3, "index": 4})
 
     def test_without_a_transform_the_file_stays_as_it_is(self, raw: Path) -> None:
         before = files_of(raw)

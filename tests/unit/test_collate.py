@@ -125,6 +125,7 @@ REGULAR: dict[str, Callable[[int], Any]] = {
     "conjugate tensor": lambda i: torch.full((3,), complex(i, -i)).conj(),
     "negated tensor": lambda i: torch.full((3,), complex(i, -i)).conj().imag,
     "negated contiguous tensor": lambda i: torch.full((1,), complex(i, -i)).conj().imag,
+    "negated whole numbers": lambda i: torch._neg_view(torch.full((3,), i)),
     "0-d tensor": lambda i: torch.tensor(i),
     "empty tensor": lambda _: torch.empty(0, 3),
     "transposed tensor": lambda i: torch.arange(6).reshape(2, 3).t() + i,

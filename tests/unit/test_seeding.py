@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from penstock.mixing import STEP, mix
-from penstock.seeding import LEARN, SampleSeeder, find_generators
+from penstock.seeding import LEARN, SampleSeeder, find_generators, generators
 from penstock.seeding.generators import PythonGenerator
 from penstock.seeding.twister import AT_ONCE, States
 
@@ -142,8 +144,11 @@ def test_pythons_state_is_made_of_the_seed(make: Callable[[random.Random], Any],
     assert found.getstate() == state_of(seed)
 
 
-def test_pythons_state_is_written_where_it_is() -> None:
+def test_pythons_state_is_written_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PythonGenerator(random.Random(1))._words is not None
+    in_another_order = SimpleNamespace(array=lambda kind, words: array.array(kind, reversed(words)))
+    monkeypatch.setattr(generators, "array", in_another_order)
+    assert PythonGenerator(random.Random(1))._words is None
 
 
 def test_states_are_the_same_one_by_one_and_all_at_once() -> None:

@@ -247,7 +247,7 @@ def _row_writer(column: Column, tensor: torch.Tensor) -> Callable[[Any, int], No
     if column.kind is not torch.Tensor:
         return place
     dtype, shape, nbytes, start = column.dtype, column.shape, column.nbytes, tensor.data_ptr()
-    only_bytes, strided = not (dtype.is_floating_point or dtype.is_complex), torch.strided
+    whole_numbers, strided = not (dtype.is_floating_point or dtype.is_complex), torch.strided
 
     def copy(leaf: Any, row: int) -> None:
         if (
@@ -257,7 +257,8 @@ def _row_writer(column: Column, tensor: torch.Tensor) -> Callable[[Any, int], No
             and leaf.layout is strided
             and leaf.is_cpu
             and leaf.is_contiguous()
-            and (only_bytes or not (leaf.requires_grad or leaf.is_conj() or leaf.is_neg()))
+            and not leaf.is_neg()
+            and (whole_numbers or not (leaf.requires_grad or leaf.is_conj()))
             and (there := leaf.data_ptr())  # torch has tensors of zeros that are nowhere
         ):  # its bytes are the row's; `numpy()` would keep its storage from ever being resized
             memmove(start + row * nbytes, there, nbytes)

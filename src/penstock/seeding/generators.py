@@ -82,8 +82,8 @@ class PythonGenerator(Generator):
     """A ``random.Random``, whose state is one of `States`, or what the ``seed`` of a class of the user's
     makes of the number.
 
-    CPython's words are read and written where they are: ``getstate`` makes 625 integers of them, which takes
-    longer than many a task, and so would ``setstate``.
+    CPython's words are read, and set for a sample, where they are: ``getstate`` makes 625 integers of them,
+    and ``setstate`` takes as many, which is longer than many a task.
     """
 
     def __init__(self, identity: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""States of a Mersenne Twister, made of seeds at a sixth of what Python's own seeding costs."""
+"""States of a Mersenne Twister, made of seeds: of many at a fifth of what Python's own seeding costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.mixing import mix_all, mixed_range
 WORDS = 624
 """Of 32 bits each (Matsumoto and Nishimura, TOMACS 1998). Any will do, if not all are 0."""
 AT_ONCE = 32
-"""States are made so many at a time: each costs a tenth of what it would alone, and they are 80 KB."""
+"""States are made so many at a time: each costs a sixth of what it would alone, and they are 80 KB."""
 
 _PARTS = np.concatenate([np.zeros(1, np.uint64), mixed_range(0, WORDS // 2)])
 """For each two words, after what goes before them."""
